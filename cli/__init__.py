@@ -1,0 +1,1 @@
+"""The `atsnet` command: the one place that knows the detector, the export and the service."""

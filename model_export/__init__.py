@@ -1,0 +1,1 @@
+"""From a trained checkpoint to a bundle: everything that the service needs to inspect."""

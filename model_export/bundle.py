@@ -1,0 +1,191 @@
+"""The bundle: a directory with all that the service needs to inspect, and the manifest that vouches for it.
+
+    <name>/<version>/
+        manifest.json     this module's `Manifest`
+        model.onnx        the deployable graph (one file a precision)
+        samples/*.png     golden samples: the images of the self-test
+        samples/*.npy     their expected anomaly maps, float16 [h, w]
+        MODEL_CARD.md     what it is, for people
+
+Every file beside the manifest is listed in it with its sha256; the manifest's own sha256 is the bundle's `digest`.
+This module imports neither torch nor onnxruntime, so that the service's runtime image needs no more than it does.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from atsnet.imaging import Float32Array, InputGeometry
+
+SCHEMA_VERSION: Final = 1
+MANIFEST_NAME: Final = "manifest.json"
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+
+Precision = Literal["float32", "float16", "int8"]
+
+
+class BundleError(Exception):
+    """A bundle is missing, incomplete, altered or of another schema; the message names the file."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Model):
+    """What the manifest promises of one file."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class Calibration(_Model):
+    """How raw scores become calibrated ones; learned from held-out normal images only.
+
+    `calibrated score = raw score / score_threshold`; a calibrated score above 1 fails. The graph's anomaly map is
+    calibrated already: it was divided by `map_threshold`, so that a pixel above 1 belongs to an anomalous region.
+    """
+
+    score_threshold: float = Field(gt=0, allow_inf_nan=False)
+    map_threshold: float = Field(gt=0, allow_inf_nan=False)
+    review_score: float | None = Field(default=None, gt=0, le=1)
+    """Calibrated score from which a part is for a person to review; none by default."""
+    target_false_reject_rate: float = Field(gt=0, lt=1)
+    normal_images: int = Field(ge=1)
+    """Held-out normal images that the thresholds were learned from."""
+    method: str
+
+
+class GoldenSample(_Model):
+    """An image of the bundle with what this bundle must answer to it."""
+
+    image: str
+    anomaly_map: str
+    score: float = Field(allow_inf_nan=False)
+    """Expected raw score."""
+    verdict: Literal["pass", "review", "fail"]
+    label: str
+    """What the image is known to show: `good` or the defect's name."""
+
+
+class Manifest(_Model):
+    """Everything that is known of a bundle, except its pixels and weights."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str = Field(pattern=NAME_PATTERN)
+    version: str = Field(pattern=NAME_PATTERN)
+    product: str = Field(pattern=NAME_PATTERN)
+    """The product that it inspects; names the recipe that the service makes for it."""
+    created: datetime
+    graphs: dict[Precision, str]
+    """File name of the ONNX graph of each precision."""
+    input: InputGeometry
+    map_height: int = Field(gt=0)
+    map_width: int = Field(gt=0)
+    calibration: Calibration
+    golden_samples: tuple[GoldenSample, ...] = Field(min_length=1)
+    score_tolerance: float = Field(gt=0)
+    """Largest relative difference of a golden sample's score that the self-test accepts."""
+    network: dict[str, Any]
+    training: dict[str, Any]
+    data: dict[str, Any]
+    """Where the training images came from: kind, number, sha256 of their content."""
+    metrics: dict[str, Any]
+    backbone: dict[str, str]
+    """Source and licence of the backbone's weights."""
+    files: dict[str, FileEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle on disk."""
+
+    path: Path
+    manifest: Manifest
+    digest: str
+    """sha256 of the manifest file, which in turn fixes every other file."""
+
+    def file(self, name: str) -> Path:
+        """Path of a file that the manifest lists.
+
+        Raises:
+            BundleError: The manifest lists no such file.
+        """
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.path / MANIFEST_NAME} lists no file {name!r}; has: {sorted(self.manifest.files)}")
+        return self.path / name
+
+    def graph(self, precision: Precision = "float32") -> Path:
+        """Path of the ONNX graph of a precision.
+
+        Raises:
+            BundleError: The bundle has no such graph.
+        """
+        try:
+            return self.file(self.manifest.graphs[precision])
+        except KeyError:
+            have = ", ".join(sorted(self.manifest.graphs))
+            raise BundleError(f"{self.path} has no {precision} graph; has: {have}") from None
+
+    def golden_map(self, sample: GoldenSample) -> Float32Array:
+        """Expected calibrated anomaly map of a golden sample, `float32 [map_height, map_width]`."""
+        stored = np.load(self.file(sample.anomaly_map), allow_pickle=False)
+        return np.asarray(stored, np.float32)
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read a bundle's manifest and verify the sha256 of every file that it lists.
+
+    Raises:
+        BundleError: It is not there, its manifest is not valid, or a file is missing or altered.
+    """
+    manifest_path = path / MANIFEST_NAME
+    try:
+        content = manifest_path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"no bundle at {path}: {manifest_path} cannot be read: {error.strerror}") from error
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise BundleError(f"{manifest_path} is not a valid manifest: {error}") from error
+    for name, entry in manifest.files.items():
+        _verify(path, name, entry)
+    used = [*manifest.graphs.values()]
+    for sample in manifest.golden_samples:
+        used += [sample.image, sample.anomaly_map]
+    for name in used:
+        if name not in manifest.files:
+            raise BundleError(f"{manifest_path} uses {name!r}, but lists no sha256 for it")
+    return Bundle(path, manifest, hashlib.sha256(content).hexdigest())
+
+
+def list_bundles(root: Path) -> list[tuple[str, str]]:
+    """Names and versions of the bundles under `root`, sorted; none of them is verified yet."""
+    manifests = sorted(root.glob(f"*/*/{MANIFEST_NAME}"))
+    return [(manifest.parent.parent.name, manifest.parent.name) for manifest in manifests]
+
+
+def describe_file(path: Path) -> FileEntry:
+    """Hash and measure a file for the manifest."""
+    content = path.read_bytes()
+    return FileEntry(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+
+
+def _verify(root: Path, name: str, entry: FileEntry) -> None:
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise BundleError(f"{root / MANIFEST_NAME} lists {name!r}, which is outside the bundle")
+    try:
+        found = describe_file(path)
+    except OSError as error:
+        raise BundleError(f"{path} is listed in the manifest but cannot be read: {error.strerror}") from error
+    if found != entry:
+        raise BundleError(
+            f"{path} is not the file that was validated: sha256 {found.sha256[:12]}… ({found.bytes} bytes), "
+            f"the manifest says {entry.sha256[:12]}… ({entry.bytes} bytes)"
+        )

@@ -1,0 +1,1 @@
+"""The inspection service: images in over HTTP, verdicts out."""
