@@ -92,11 +92,9 @@ def mottle(rng: np.random.Generator, size: int, cell: float) -> Float32Array:
     """Smooth noise `float32 [size, size]` of about unit variance, its features `cell` reference pixels wide."""
     cells = math.ceil(REFERENCE / cell) + 3
     grid = rng.standard_normal((cells, cells), np.float32) * np.float32(1.35)
-    stretch = size * cell / REFERENCE
-    shift = rng.uniform(0.6, 1.4, 2)
-    matrix = np.array([[1 / stretch, 0, shift[0]], [0, 1 / stretch, shift[1]]])
-    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(grid, matrix, (size, size), flags=flags), np.float32)
+    side, start = round(cells * cell * size / REFERENCE), round(cell * size / REFERENCE)
+    enlarged = cv2.resize(grid, (side, side), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(enlarged[start : start + size, start : start + size], np.float32)
 
 
 def streaks(

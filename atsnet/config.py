@@ -1,0 +1,118 @@
+"""Configuration: frozen models that reject unknown keys; the resolved one is saved in whatever it produced."""
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from atsnet.imaging import InputGeometry
+
+
+class ConfigError(ValueError):
+    """A configuration file is missing, not TOML, or has a wrong or unknown key; the message names it."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NetworkConfig(_Frozen):
+    """Shape of the network; the backbone is fixed."""
+
+    student_width: int = Field(default=192, gt=0, multiple_of=16)
+    """Channels of the student's bottleneck at 1/16; half of it at 1/8."""
+    heads: int = Field(default=8, gt=0, multiple_of=2)
+    window: int = Field(default=8, gt=0)
+    """Side of the local attention's windows, in positions."""
+    grid: int = Field(default=8, gt=0)
+    """Side of the grid that the global attention's keys are pooled to."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    noise: float = Field(default=0.2, ge=0)
+    """Standard deviation of the noise on the student's (standardised) input."""
+    coupling_hidden: tuple[int, int, int] = (64, 128, 256)
+    """Hidden channels of the coupling's conditioner, from the fine scale to the coarse."""
+    coupling_kernel: Literal[1, 3] = 1
+    coupling_clamp: float = Field(default=2.0, gt=0)
+    """Largest absolute log-scale of the coupling."""
+    ema_momentum: float = Field(default=0.99, gt=0, lt=1)
+    smoothing_sigma: float = Field(default=1.0, gt=0)
+    """Gaussian smoothing of the anomaly map, in map pixels (4 frame pixels each)."""
+    score_fraction: float = Field(default=0.01, gt=0, le=1)
+    """Share of the map's positions, the highest ones, whose mean is the image score."""
+
+
+class AugmentConfig(_Frozen):
+    """What normal parts do on the line anyway; nothing is on by default."""
+
+    horizontal_flip: bool = False
+    vertical_flip: bool = False
+    rotation_degrees: float = Field(default=0.0, ge=0, le=180)
+    shift_pixels: float = Field(default=0.0, ge=0)
+    brightness: float = Field(default=0.0, ge=0, lt=1)
+    """Relative spread of a random gain."""
+
+
+class TrainingConfig(_Frozen):
+    """The two stages; both end at a fixed step, never at the best one."""
+
+    seed: int = 0
+    batch_size: int = Field(default=16, gt=0)
+    stage1_steps: int = Field(default=400, gt=0)
+    stage1_learning_rate: float = Field(default=1e-3, gt=0)
+    stage2_steps: int = Field(default=2000, gt=0)
+    stage2_learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    hard_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of the positions, those with the largest error, that the student's loss is taken over."""
+    holdout_fraction: float = Field(default=0.15, gt=0, lt=1)
+    """Share of the normal images kept out of training, for the channel weights, quantiles and thresholds."""
+    checkpoint_every: int = Field(default=500, gt=0)
+
+
+class CalibrationConfig(_Frozen):
+    """How thresholds are drawn from held-out normal images."""
+
+    target_false_reject_rate: float = Field(default=0.01, gt=0, lt=1)
+    map_quantile: float = Field(default=0.999, gt=0, lt=1)
+
+
+class Config(_Frozen):
+    """Everything that a training run depends on, beside its images and the backbone's weights."""
+
+    input: InputGeometry = InputGeometry()
+    network: NetworkConfig = NetworkConfig()
+    augment: AugmentConfig = AugmentConfig()
+    training: TrainingConfig = TrainingConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+
+    @model_validator(mode="after")
+    def _attention_fits(self) -> "Config":
+        for stride in (8, 16):
+            for name, size in (("height", self.input.height), ("width", self.input.width)):
+                for key, side in (("window", self.network.window), ("grid", self.network.grid)):
+                    if size // stride % side:
+                        raise ValueError(
+                            f"network.{key} = {side} does not divide the {size // stride} positions that "
+                            f"input.{name} = {size} has at 1/{stride}"
+                        )
+        return self
+
+
+def load_config(path: Path) -> Config:
+    """Read a TOML file; keys that it leaves out have their defaults.
+
+    Raises:
+        ConfigError: The file cannot be read, or a key is unknown or its value wrong.
+    """
+    try:
+        with path.open("rb") as file:
+            return Config.model_validate(tomllib.load(file))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{path}: {problems}") from error

@@ -1,0 +1,1 @@
+"""How well a trained network detects and localises: metrics, tables and pictures."""

@@ -1,0 +1,1 @@
+"""The network of ATS-Net, one concept a file."""

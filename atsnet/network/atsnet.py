@@ -1,0 +1,80 @@
+"""ATS-Net: backbone, normalisation, teacher, student and anomaly map, from frames to scores.
+
+The module's input is the frame of `atsnet.imaging`, so that what is trained is what is exported and served.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atsnet.config import NetworkConfig
+from atsnet.imaging import InputGeometry
+from atsnet.network.anomaly_map import AnomalyMap
+from atsnet.network.backbone import SCALE_CHANNELS, ResNet18Trunk
+from atsnet.network.coupling import AffineCoupling
+from atsnet.network.ema_norm import EmaNorm
+from atsnet.network.student import Student
+
+MAP_STRIDE = 4
+"""Frame pixels a side of one pixel of the anomaly map."""
+
+
+class AtsNet(nn.Module):
+    """The asymmetric teacher-student network (Tang, Tu, Zhou, Wong 2025; our reading of its abstract)."""
+
+    def __init__(self, config: NetworkConfig, geometry: InputGeometry) -> None:
+        super().__init__()
+        self.config, self.geometry = config, geometry
+        self.backbone = ResNet18Trunk().requires_grad_(False)
+        self.norms = nn.ModuleList(EmaNorm(channels, config.ema_momentum) for channels in SCALE_CHANNELS)
+        self.couplings = nn.ModuleList(
+            AffineCoupling(channels, hidden, config.coupling_clamp, config.coupling_kernel)
+            for channels, hidden in zip(SCALE_CHANNELS, config.coupling_hidden, strict=True)
+        )
+        self.student = Student(
+            config.student_width, config.heads, config.window, config.grid, config.dropout, config.noise
+        )
+        self.anomaly_map = AnomalyMap(config.smoothing_sigma, config.score_fraction)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Only the student knows two modes; the backbone stays frozen and the norms are updated by the trainer."""
+        super().train(mode)
+        self.backbone.eval()
+        self.norms.eval()
+        return self
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Score frames.
+
+        Args:
+            frames: `uint8 [N, H, W, C]`, the image's channels and the inspect mask (see `atsnet.imaging`).
+
+        Returns:
+            Raw scores `float32 [N]` and anomaly maps `float32 [N, H/4, W/4]`, not calibrated.
+        """
+        images, inspect = self.unpack(frames)
+        features = self.standardise(self.backbone(images))
+        latents = [coupling(x)[0] for coupling, x in zip(self.couplings, features, strict=True)]
+        score, anomaly_map = self.anomaly_map(latents, self.student(features), inspect)
+        return score, anomaly_map
+
+    def unpack(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Split frames into images, `float [N, 3, H, W]` in 0..1, and the inspect mask at map size, `[N, H/4, W/4]`.
+
+        A map position is inspected when at least half of its pixels are.
+        """
+        # Transposing the bytes before any arithmetic is several times cheaper than arithmetic on NHWC floats.
+        planes = frames.permute(0, 3, 1, 2)
+        images = planes[:, :-1].float() / 255
+        if self.geometry.color == "mono":
+            images = images.expand(-1, 3, -1, -1)
+        inspect = (F.avg_pool2d(planes[:, -1:].float(), MAP_STRIDE) >= 127.5).float()
+        return images, inspect.squeeze(1)
+
+    def standardise(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Normalise the backbone's features by the moving averages."""
+        return [norm(x) for norm, x in zip(self.norms, features, strict=True)]

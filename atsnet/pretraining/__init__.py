@@ -1,0 +1,1 @@
+"""A backbone of our own: the ResNet-18 trunk trained without any outside data."""

@@ -1,0 +1,68 @@
+"""What the trunk learns from: labels of procedural scenes, or agreement between two views of unlabelled images."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atsnet.network.backbone import SCALE_CHANNELS
+
+
+class FormulaObjective(nn.Module):
+    """Tell, for every cell at every scale, which formula drew it.
+
+    A linear classifier on the features of each scale; supervising all three keeps the early layers, which matter most
+    for small defects, as discriminative as the last.
+    """
+
+    def __init__(self, label_count: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Conv2d(channels, label_count, 1) for channels in SCALE_CHANNELS)
+
+    def forward(self, features: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+        """Mean cross-entropy over the scales.
+
+        Args:
+            features: `[N, C, h, w]` of each scale.
+            labels: `int64 [N, h, w]` of each scale.
+        """
+        losses = [F.cross_entropy(head(x).float(), y) for head, x, y in zip(self.heads, features, labels, strict=True)]
+        return torch.stack(losses).mean()
+
+
+class VicregObjective(nn.Module):
+    """Invariance, variance and covariance of two views (Bardes, Ponce, LeCun, "VICReg", ICLR 2022, equations 1-6).
+
+    Applied to the pooled features of every scale, each with an expander of its own.
+    """
+
+    def __init__(self, width: int = 512) -> None:
+        super().__init__()
+        self.expanders = nn.ModuleList(
+            nn.Sequential(nn.Linear(channels, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width))
+            for channels in SCALE_CHANNELS
+        )
+
+    def forward(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+        """Mean loss over the scales; the two sequences hold `[N, C, h, w]` features of the same images' views."""
+        losses = [
+            _vicreg(expander(_pool(a)).float(), expander(_pool(b)).float())
+            for expander, a, b in zip(self.expanders, first, second, strict=True)
+        ]
+        return torch.stack(losses).mean()
+
+
+def _pool(features: Tensor) -> Tensor:
+    return features.mean(dim=(2, 3))
+
+
+def _vicreg(first: Tensor, second: Tensor) -> Tensor:
+    loss = 25 * F.mse_loss(first, second)
+    for z in (first, second):
+        centred = z - z.mean(dim=0)
+        deviation = torch.sqrt(centred.var(dim=0) + 1e-4)
+        covariance = (centred.T @ centred) / (len(z) - 1)
+        off_diagonal = covariance.square().sum() - covariance.diagonal().square().sum()
+        loss = loss + 12.5 * F.relu(1 - deviation).mean() + off_diagonal / z.shape[1]
+    return loss
