@@ -69,7 +69,7 @@ def _crack(rng: np.random.Generator, part: Part, severity: float) -> tuple[Float
 def _chip(rng: np.random.Generator, part: Part, severity: float) -> tuple[Float32Array, Float32Array]:
     """Material broken out of a corner or an edge: a conchoidal facet, and the holder where it went right through."""
     size, (half_u, half_v) = part.size, part.half_extent
-    reach = _between(7, 20, severity) * rng.uniform(0.85, 1.2)
+    reach = _between(8, 24, severity) * rng.uniform(0.85, 1.2)
     at_corner = rng.random() < 0.7
     corner = np.array([half_u, half_v]) * rng.choice((-1, 1), 2)
     if not at_corner:
@@ -83,9 +83,9 @@ def _chip(rng: np.random.Generator, part: Part, severity: float) -> tuple[Float3
 
     tilt = rng.normal(0, 0.07)
     ripple = np.sin(inward * np.float32(2 * math.pi / rng.uniform(3.5, 6)) + mottle(rng, size, 12))
-    facet = part.reflectance * np.float32(_between(0.90, 0.66, severity) + tilt)
+    facet = _soft(part.reflectance, part, 3) * np.float32(_between(0.88, 0.66, severity) + tilt)
     facet = facet + np.float32(0.022) * ripple + np.float32(0.025) * mottle(rng, size, 3.5)
-    through = np.clip((inward - np.float32(rng.uniform(0.45, 0.9) * reach)) / 1.5 + 0.15 * mottle(rng, size, 6), 0, 1)
+    through = np.clip((inward - np.float32(rng.uniform(0.45, 0.9) * reach)) / 1.5 + 0.5 * mottle(rng, size, 5), 0, 1)
     fresh = np.exp(-np.square((inward - 1.0) / 0.9)) * np.clip(0.6 + 0.6 * mottle(rng, size, 8), 0, 1.6)
     facet += np.float32(_between(0.05, 0.11, severity)) * fresh
     broken = facet + (part.background - facet) * through
@@ -98,14 +98,14 @@ def _pit(rng: np.random.Generator, part: Part, severity: float) -> tuple[Float32
     hole = np.zeros_like(part.reflectance)
     place = _inside(rng, part, 0.84)
     for number in range(1 + int(rng.integers(0, 3) * (rng.random() < 0.35))):
-        radius = _between(1.7, 4.6, severity) * rng.uniform(0.85, 1.2) * (0.65 if number else 1.0)
+        radius = _between(2.0, 4.6, severity) * rng.uniform(0.85, 1.2) * (0.65 if number else 1.0)
         middle = place + (rng.normal(0, 7, 2) if number else np.zeros(2))
         outline = _ring(rng, radius, 0.22) * np.array([1.0, rng.uniform(0.65, 1.0)])
         hole = np.maximum(hole, _fill(part, middle + outline))
     hole *= part.coverage
     wide = _soft(np.asarray(cv2.dilate(hole, np.ones((3, 3), np.uint8)), np.float32), part, 0.7)
     rim = _shifted(wide, part, 1.0) * (1 - hole) * part.coverage
-    depth = np.float32(_between(0.16, 0.5, severity)) * (1 + 0.25 * (_shifted(hole, part, -1.2) - 1))
+    depth = np.float32(_between(0.24, 0.5, severity)) * (1 + 0.25 * (_shifted(hole, part, -1.2) - 1))
     raised = np.float32(_between(0.05, 0.16, severity))
     return part.reflectance * (1 - depth * hole + raised * rim), np.maximum(hole, 0.6 * rim)
 
@@ -117,12 +117,13 @@ def _contamination(rng: np.random.Generator, part: Part, severity: float) -> tup
     if kind == "residue":
         radius = _between(6, 17, severity) * rng.uniform(0.8, 1.2)
         outline = _ring(rng, radius, 0.26) * np.array([rng.uniform(0.7, 1.3), 1.0])
-        film = _soft(_fill(part, _inside(rng, part, 0.8) + outline), part, rng.uniform(1.2, 2.8)) * part.coverage
-        contrast = sign * _between(0.045, 0.11, severity)
-        ring = 4 * film * (1 - film) * np.float32(rng.uniform(0, 0.6))
+        film = _soft(_fill(part, _inside(rng, part, 0.8) + outline), part, rng.uniform(0.8, 2.0)) * part.coverage
+        contrast = sign * _between(0.026, 0.065, severity)
+        ring = 4 * film * (1 - film) * np.float32(rng.uniform(0.1, 0.9))
         uneven = np.clip(1 + 0.25 * mottle(rng, part.size, 9), 0.4, 1.6)
-        tone = np.float32(contrast) * (film * uneven + ring)
-        return part.reflectance + tone * np.float32(0.5), film
+        veiled = _soft(part.reflectance, part, 2.5) - part.reflectance
+        tone = np.float32(contrast) * (film * uneven + ring) + np.float32(0.4) * veiled * film
+        return part.reflectance + tone, film
     if kind == "fibre":
         path = _walk(
             rng, _inside(rng, part, 0.75), rng.uniform(0, 2 * math.pi), _between(22, 70, severity), wander=0.14, kink=0
@@ -160,7 +161,7 @@ def _scratch(rng: np.random.Generator, part: Part, severity: float) -> tuple[Flo
     flank = _shifted(groove, part, 0.9) * (1 - groove) * part.coverage
     load = np.clip(1 + 0.35 * mottle(rng, part.size, 16), 0.35, 1.6)
     sign = rng.choice((-1, 1), p=(0.3, 0.7))
-    tone = np.float32(sign * _between(0.07, 0.20, severity)) * load * (groove - np.float32(0.35) * flank)
+    tone = np.float32(sign * _between(0.12, 0.27, severity)) * load * (groove - np.float32(0.35) * flank)
     return part.reflectance * (1 + tone), np.maximum(groove, 0.4 * flank)
 
 

@@ -93,7 +93,8 @@ def mottle(rng: np.random.Generator, size: int, cell: float) -> Float32Array:
     cells = math.ceil(REFERENCE / cell) + 3
     grid = rng.standard_normal((cells, cells), np.float32) * np.float32(1.35)
     side, start = round(cells * cell * size / REFERENCE), round(cell * size / REFERENCE)
-    enlarged = cv2.resize(grid, (side, side), interpolation=cv2.INTER_CUBIC)
+    interpolation = cv2.INTER_LINEAR if cell < 3 else cv2.INTER_CUBIC
+    enlarged = cv2.resize(grid, (side, side), interpolation=interpolation)
     return np.asarray(enlarged[start : start + size, start : start + size], np.float32)
 
 
@@ -129,7 +130,7 @@ def _outline(
     radius = np.float32(rng.uniform(2.5, 5))
     over_u = np.abs(u) - np.float32(half_extent[0]) + radius
     over_v = np.abs(v) - np.float32(half_extent[1]) + radius
-    outside = np.hypot(np.maximum(over_u, 0), np.maximum(over_v, 0))
+    outside = cv2.magnitude(np.maximum(over_u, 0), np.maximum(over_v, 0))
     distance = outside + np.minimum(np.maximum(over_u, over_v), 0) - radius
     distance += 0.2 * mottle(rng, len(u), 4) + 0.3 * mottle(rng, len(u), 23)
     sideways = 1 / (1 + np.exp(np.clip((over_v - over_u) / 2, -20, 20)))
@@ -141,17 +142,18 @@ def _outline(
 def _surface(
     rng: np.random.Generator, u: Float32Array, v: Float32Array, polish_angle: float, angle: float
 ) -> Float32Array:
-    """The polished face: crystallites with cleavage lamellae, polish lines, mottling and pores."""
+    """The polished face: crystallites with cleavage lamellae, polish lines, mottling and specks."""
     size = len(u)
     surface = _cleavage(rng, u, v)
     surface += np.float32(rng.normal(0.50, 0.018))
-    polish = np.float32(rng.uniform(0.010, 0.020))
-    surface += polish * streaks(rng, size, polish_angle, 1.3, 150)
+    polish = np.float32(rng.uniform(0.011, 0.024))
+    surface += polish * streaks(rng, size, polish_angle, 1.1, 150)
     surface += polish * streaks(rng, size, polish_angle, 2.6, 60, bend=rng.normal(0, 0.02))
     surface += np.float32(rng.uniform(0.4, 1.0)) * np.float32(0.02) * streaks(rng, size, angle, 22, 260)
     surface += np.float32(rng.uniform(0.008, 0.018)) * mottle(rng, size, 34)
     surface += np.float32(rng.uniform(0.006, 0.012)) * mottle(rng, size, 6)
-    return surface - _pores(rng, size)
+    surface += np.float32(rng.uniform(0.010, 0.018)) * mottle(rng, size, 1.7)
+    return surface + _specks(rng, size)
 
 
 def _cleavage(rng: np.random.Generator, u: Float32Array, v: Float32Array) -> Float32Array:
@@ -160,21 +162,22 @@ def _cleavage(rng: np.random.Generator, u: Float32Array, v: Float32Array) -> Flo
     growth = math.radians(rng.normal(62, 5))
     cos, sin = np.float32(math.cos(growth)), np.float32(math.sin(growth))
     bend = mottle(rng, size, 45)
-    along = u * cos + v * sin + 5 * bend
-    across = v * cos - u * sin + 4 * mottle(rng, size, 30)
+    along = u * cos + v * sin
+    across = v * cos - u * sin + 0.8 * bend
+    border_along, border_across = along + 5 * bend, across + 4 * mottle(rng, size, 30)
 
     seeds = rng.uniform(-150, 150, (count, 2)).astype(np.float32)
     nearest = np.full(u.shape, np.inf, np.float32)
     second = nearest.copy()
-    label = np.zeros(u.shape, np.intp)
+    label = np.zeros(u.shape, np.uint8)
     for index, (seed_along, seed_across) in enumerate(seeds):
-        gap = np.square((along - seed_along) * np.float32(0.45)) + np.square(across - seed_across)
-        label[gap < nearest] = index
+        gap = np.square((border_along - seed_along) * np.float32(0.45)) + np.square(border_across - seed_across)
+        np.copyto(label, index, where=gap < nearest)
         np.minimum(second, np.maximum(gap, nearest), out=second)
         np.minimum(nearest, gap, out=nearest)
     boundary = np.exp(-np.square((np.sqrt(second) - np.sqrt(nearest)) / np.float32(1.3)))
 
-    tilt = rng.normal(0, 0.30, count).astype(np.float32)
+    tilt = rng.normal(0, 0.35, count).astype(np.float32)
     offset = rng.uniform(0, 400, count).astype(np.float32)
     tone = rng.normal(0, 0.022, count).astype(np.float32)
     strength = rng.uniform(0.35, 1.0, count).astype(np.float32)
@@ -195,13 +198,14 @@ def _lamellae(
     return np.asarray(cv2.remap(grid, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), np.float32)
 
 
-def _pores(rng: np.random.Generator, size: int) -> Float32Array:
-    """Sparse fine pores, darker by a few hundredths: the material's own, no defect."""
-    count = int(rng.poisson(70))
-    place = np.minimum(rng.random((count, 2)) * size, size - 1).astype(np.intp)
-    points = np.zeros((size, size), np.float32)
+def _specks(rng: np.random.Generator, size: int) -> Float32Array:
+    """Sparse fine pores and glints, a few hundredths darker or brighter: the material's own, no defect."""
+    pores, glints = int(rng.poisson(70)), int(rng.poisson(35))
+    place = np.minimum(rng.random((pores + glints, 2)) * size, size - 1).astype(np.intp)
+    height = np.concatenate((rng.uniform(-0.07, -0.01, pores), rng.uniform(0.01, 0.09, glints)))
     sigma = 0.65 * size / REFERENCE
-    points[place[:, 0], place[:, 1]] = rng.uniform(0.01, 0.07, count) * (2 * math.pi * sigma**2)
+    points = np.zeros((size, size), np.float32)
+    points[place[:, 0], place[:, 1]] = height * (2 * math.pi * sigma**2)
     return np.asarray(cv2.GaussianBlur(points, (0, 0), sigma), np.float32)
 
 

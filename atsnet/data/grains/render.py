@@ -12,11 +12,14 @@ from atsnet.data.grains.part import Float32Array, Holder, Part, make_part
 
 UInt8Array = NDArray[np.uint8]
 
-GENERATOR_VERSION: Final = 1
+GENERATOR_VERSION: Final = 2
 """Goes up whenever the same seed gives other bytes."""
 
 CONTRAST_FLOOR: Final = 4.0
 """Least mean absolute difference, over a defect's mask, from the same part without the defect, in grey levels."""
+
+TEXTURE_SHARE: Final = 0.8
+"""The same difference is also at least this share of the standard deviation of the part's texture around the defect."""
 
 MIN_SIZE: Final = 64
 
@@ -64,7 +67,7 @@ def render_grain(
         raise ValueError(f"seed {seed} and index {index} must not be negative")
     part_stream, defect_stream, noise_stream = np.random.SeedSequence(seed, spawn_key=(index,)).spawn(3)
     part = make_part(np.random.default_rng(part_stream), size, holder)
-    noise = np.random.default_rng(noise_stream).standard_normal((2, size, size), np.float32)
+    noise = np.random.default_rng(noise_stream).standard_normal((size, size), np.float32)
     clean = _through_optics(part, part.reflectance)
     good = _expose(clean, noise)
     if defect is None:
@@ -73,8 +76,9 @@ def render_grain(
     found = apply_defect(defect, np.random.default_rng(defect_stream), part)
     change = _through_optics(part, found.reflectance - part.reflectance) * _feather(found.mask, part.scale)
     image = _expose(clean + change, noise)
-    while (contrast := _contrast(image, good, found.mask)) < CONTRAST_FLOOR:
-        change *= 1.05 * CONTRAST_FLOOR / max(contrast, CONTRAST_FLOOR / 4)
+    wanted = max(CONTRAST_FLOOR, TEXTURE_SHARE * _texture(part, clean, found.mask))
+    while (contrast := _contrast(image, good, found.mask)) < wanted:
+        change *= 1.05 * wanted / max(contrast, wanted / 4)
         image = _expose(clean + change, noise)
     return Grain(image, found.mask, defect, found.severity)
 
@@ -87,7 +91,7 @@ def _through_optics(part: Part, reflectance: Float32Array) -> Float32Array:
 
 def _expose(clean: Float32Array, noise: Float32Array) -> UInt8Array:
     signal = np.maximum(clean, 0)
-    noisy = signal + np.sqrt(signal * np.float32(_SHOT_NOISE)) * noise[0] + np.float32(_READ_NOISE) * noise[1]
+    noisy = signal + np.sqrt(signal * np.float32(_SHOT_NOISE) + np.float32(_READ_NOISE**2)) * noise
     levels: UInt8Array = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
     return levels
 
@@ -102,6 +106,13 @@ def _feather(mask: UInt8Array, scale: float) -> Float32Array:
 def _disc(radius: float) -> UInt8Array:
     side = 2 * max(1, round(radius)) + 1
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
+
+
+def _texture(part: Part, clean: Float32Array, mask: UInt8Array) -> float:
+    """Standard deviation, in grey levels, of the good part around the mask, its edges left out."""
+    face = cv2.erode(part.coverage, _disc(6 * part.scale)) > 0.5
+    around = face & (cv2.dilate(mask, _disc(8 * part.scale)) > 0)
+    return float(clean[around].std()) if around.any() else 0.0
 
 
 def _contrast(image: UInt8Array, good: UInt8Array, mask: UInt8Array) -> float:

@@ -7,6 +7,7 @@ import pytest
 
 from atsnet.data.grains import CONTRAST_FLOOR, DEFECTS, GENERATOR_VERSION, HOLDERS, render_grain, write_grain_set
 from atsnet.data.grains.part import make_part
+from atsnet.data.grains.render import TEXTURE_SHARE
 
 SEED = 7
 
@@ -71,6 +72,16 @@ def test_defects_are_where_the_mask_says_and_visible_there(defect: str) -> None:
         change = np.abs(grain.image.astype(int) - good.image)
         assert change[grain.mask > 0].mean() >= CONTRAST_FLOOR
         assert not change[~_dilated(grain.mask, 6 * size // 256 + 1)].any()
+
+
+@pytest.mark.parametrize("defect", ["scratch", "pit", "contamination"])
+def test_defects_are_not_lost_in_the_texture_around_them(defect: str) -> None:
+    for index in range(25):
+        grain = render_grain(SEED, defect, index=index)
+        good = render_grain(SEED, index=index).image.astype(int)
+        around = _dilated(grain.mask, 8) & (cv2.erode((good > 60).astype(np.uint8), np.ones((15, 15), np.uint8)) > 0)
+        contrast = np.abs(grain.image - good)[grain.mask > 0].mean()
+        assert contrast > 0.85 * TEXTURE_SHARE * good[around].std()
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
