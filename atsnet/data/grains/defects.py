@@ -18,6 +18,7 @@ from atsnet.data.grains.part import Float32Array, Part, mottle
 UInt8Array = NDArray[np.uint8]
 Points = NDArray[np.float64]
 
+_LEAST_AREA: Final = 20  # square reference pixels
 _SUPERSAMPLING: Final = 4
 _SUBPIXEL_BITS: Final = 4
 
@@ -32,14 +33,19 @@ class AppliedDefect:
 
 
 def apply_defect(name: str, rng: np.random.Generator, part: Part) -> AppliedDefect:
-    """Draw the defect `name`, one of `DEFECTS`, on a part. The mask is never empty and lies within the part."""
-    severity = float(rng.beta(1.4, 2.0))
-    reflectance, footprint = _MAKERS[name](rng, part, severity)
-    seen = cv2.GaussianBlur(footprint, (0, 0), 0.6 * part.scale)
+    """Draw the defect `name`, one of `DEFECTS`, on a part. Its mask lies within the part.
+
+    A draw that nearly missed the part, such as a crack that left it at once, is drawn again.
+    """
     inside = part.coverage > 0.5
-    threshold = min(0.3, 0.5 * float((seen * inside).max()))
-    mask = ((seen > threshold) & inside).astype(np.uint8) * np.uint8(255)
-    return AppliedDefect(reflectance, mask, severity)
+    while True:
+        severity = float(rng.beta(1.4, 2.0))
+        reflectance, footprint = _MAKERS[name](rng, part, severity)
+        seen = cv2.GaussianBlur(footprint, (0, 0), 0.6 * part.scale)
+        threshold = min(0.3, 0.5 * float((seen * inside).max()))
+        mask = ((seen > threshold) & inside).astype(np.uint8) * np.uint8(255)
+        if np.count_nonzero(mask) >= _LEAST_AREA * part.scale**2:
+            return AppliedDefect(reflectance, mask, severity)
 
 
 def _crack(rng: np.random.Generator, part: Part, severity: float) -> tuple[Float32Array, Float32Array]:

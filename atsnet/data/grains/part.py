@@ -130,7 +130,8 @@ def _outline(
     radius = np.float32(rng.uniform(2.5, 5))
     over_u = np.abs(u) - np.float32(half_extent[0]) + radius
     over_v = np.abs(v) - np.float32(half_extent[1]) + radius
-    outside = cv2.magnitude(np.maximum(over_u, 0), np.maximum(over_v, 0))
+    # Not cv2.magnitude: its last bit depends on where the array lies in memory.
+    outside = np.sqrt(np.square(np.maximum(over_u, 0)) + np.square(np.maximum(over_v, 0)))
     distance = outside + np.minimum(np.maximum(over_u, over_v), 0) - radius
     distance += 0.2 * mottle(rng, len(u), 4) + 0.3 * mottle(rng, len(u), 23)
     sideways = 1 / (1 + np.exp(np.clip((over_v - over_u) / 2, -20, 20)))

@@ -44,6 +44,16 @@ def test_same_seed_same_bytes_whatever_came_before(defect: str | None) -> None:
     assert first.severity == again.severity
 
 
+def test_rendering_does_not_depend_on_where_arrays_lie_in_memory() -> None:
+    first: dict[int, bytes] = {}
+    kept: list[bytearray] = []
+    for repeat in range(4):
+        for index in range(12):
+            part = make_part(np.random.default_rng(index), 128, "dark")
+            assert first.setdefault(index, part.reflectance.tobytes()) == part.reflectance.tobytes()
+            kept.append(bytearray(1000 + 4936 * index * repeat))
+
+
 def test_another_seed_or_index_is_another_part() -> None:
     images = [render_grain(seed, size=64, index=index).image for seed, index in ((0, 0), (0, 1), (1, 0), (1, 1))]
     assert len({image.tobytes() for image in images}) == len(images)
