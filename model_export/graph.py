@@ -1,0 +1,205 @@
+"""The deployable graph: from frames to scores and calibrated maps, all of it inside, in the form that runs fastest.
+
+It computes what `atsnet.network.atsnet.AtsNet` computes, with everything folded that training has frozen: batch
+normalisation into the convolutions, the moving averages into one affine operation a scale, the gains of the
+transformers' norms into the projections behind them, channel weights, scale quantiles and their mean into one 1x1
+convolution a scale. The parity gate (`model_export.parity`) compares the two.
+"""
+
+import copy
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from atsnet.network.anomaly_map import AnomalyMap
+from atsnet.network.atsnet import MAP_STRIDE, AtsNet
+from atsnet.network.backbone import BasicBlock, ResNet18Trunk
+from atsnet.network.context import ChannelNorm, DualScaleContext
+from atsnet.network.ema_norm import EmaNorm
+
+TAIL_MODULE: Final = "tail"
+"""Submodule whose arithmetic has to stay float32 whatever the precision of the rest."""
+
+
+class DeployableGraph(nn.Module):
+    """AtsNet and its map threshold as one function of frames, without anything that only training needs."""
+
+    def __init__(self, network: AtsNet, map_threshold: float) -> None:
+        super().__init__()
+        network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.mono = network.geometry.color == "mono"
+        self.pixels = _pixel_normalisation(network.backbone)
+        self.backbone = _FoldedTrunk(network.backbone)
+        self.norms = nn.ModuleList(_fold_ema(norm) for norm in network.norms if isinstance(norm, EmaNorm))
+        self.couplings = network.couplings
+        self.student = network.student
+        for module in list(self.student.modules()):
+            if isinstance(module, DualScaleContext):
+                _fold_channel_norms(module)
+        self.tail = Tail(network.anomaly_map, map_threshold)
+        self.eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Inspect frames.
+
+        Args:
+            images: `uint8 [N, H, W, C]`, the image's channels and the inspect mask (see `atsnet.imaging`).
+
+        Returns:
+            Raw scores `float32 [N]` and maps `float32 [N, H/4, W/4]` in units of the map threshold.
+        """
+        planes = images.permute(0, 3, 1, 2)  # bytes are cheaper to transpose than floats
+        x = planes[:, :-1].float()
+        x = self.pixels(torch.cat([x, x, x], dim=1) if self.mono else x)
+        features = [norm(scale) for norm, scale in zip(self.norms, self.backbone(x), strict=True)]
+        teacher = [coupling(scale)[0] for coupling, scale in zip(self.couplings, features, strict=True)]
+        score, anomaly_map = self.tail(teacher, self.student(features), planes[:, -1:])
+        return score, anomaly_map
+
+
+class Tail(nn.Module):
+    """`AnomalyMap` with its constants folded: one 1x1 convolution a scale weighs, sums, shifts and scales."""
+
+    kernel: Tensor
+    threshold: Tensor
+
+    def __init__(self, source: AnomalyMap, map_threshold: float) -> None:
+        super().__init__()
+        if not map_threshold > 0:
+            raise ValueError(f"the map threshold must be positive, not {map_threshold}")
+        self.score_fraction = source.score_fraction
+        scales = len(source.offsets)
+        self.weigh = nn.ModuleList()
+        for index in range(scales):
+            weight: Tensor = getattr(source, f"channel_weight_{index}").double()
+            gain, offset = source.gains[index].double(), source.offsets[index].double()
+            weigh = nn.Conv2d(len(weight), 1, 1)
+            assert weigh.bias is not None
+            with torch.no_grad():
+                weigh.weight.copy_((weight * gain / (len(weight) * scales)).view(1, -1, 1, 1))
+                weigh.bias.copy_((-offset * gain / scales).view(1))
+            self.weigh.append(weigh.requires_grad_(False))
+        self.register_buffer("kernel", source.kernel.clone())
+        self.register_buffer("threshold", torch.tensor(map_threshold, dtype=torch.float32))
+
+    def forward(self, teacher: list[Tensor], student: tuple[Tensor, ...], inspect: Tensor) -> tuple[Tensor, Tensor]:
+        """Fuse residuals.
+
+        Args:
+            teacher: Latents `[N, C, h, w]` of each scale; the first scale has the map's size.
+            student: Predicted latents of the same shapes.
+            inspect: `uint8 [N, 1, H, W]`, the frames' mask.
+
+        Returns:
+            Raw scores `float32 [N]` and calibrated maps `float32 [N, H/4, W/4]`.
+        """
+        fused: Tensor | None = None
+        for weigh, t, s in zip(self.weigh, teacher, student, strict=True):
+            residual = t.float() - s.float()
+            distance = weigh(residual * residual)  # [N, 1, h, w]
+            if fused is None:
+                fused = distance
+            else:
+                # A factor, not a size: the size of a dynamic batch's tensor would be computed at run time.
+                factor = (fused.shape[2] / distance.shape[2], fused.shape[3] / distance.shape[3])
+                fused = fused + F.interpolate(distance, scale_factor=factor, mode="bilinear", align_corners=False)
+        assert fused is not None
+        margin = self.kernel.shape[-1] // 2
+        smooth = F.relu(fused)
+        smooth = F.conv2d(F.pad(smooth, (margin, margin, 0, 0), mode="replicate"), self.kernel.unsqueeze(2))
+        smooth = F.conv2d(F.pad(smooth, (0, 0, margin, margin), mode="replicate"), self.kernel.unsqueeze(3))
+        inspected = (F.avg_pool2d(inspect.float(), MAP_STRIDE) >= 127.5).float()
+        raw_map = (smooth * inspected).squeeze(1)
+        flat = raw_map.flatten(1)
+        count = max(1, round(self.score_fraction * flat.shape[1]))
+        return flat.topk(count, dim=1).values.mean(dim=1), raw_map / self.threshold
+
+
+class _ChannelAffine(nn.Module):
+    """Per-channel `x * scale + shift` of `[N, C, H, W]`."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale.reshape(1, -1, 1, 1).float())
+        self.register_buffer("shift", shift.reshape(1, -1, 1, 1).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+def _pixel_normalisation(backbone: ResNet18Trunk) -> _ChannelAffine:
+    """From bytes 0..255 to what the stem's convolution takes.
+
+    It is not folded into the convolution: the zeros that the convolution pads with stand for the mean colour.
+    """
+    mean, std = backbone.mean.double(), backbone.std.double()
+    return _ChannelAffine(1 / (255 * std), -mean / std)
+
+
+def _fold_ema(norm: EmaNorm) -> _ChannelAffine:
+    mean, deviation = (statistic.double() for statistic in norm.statistics())
+    return _ChannelAffine(1 / deviation, -mean / deviation)
+
+
+class _FoldedTrunk(nn.Module):
+    """`ResNet18Trunk` behind its pixel normalisation, with batch normalisation folded into the convolutions."""
+
+    def __init__(self, trunk: ResNet18Trunk) -> None:
+        super().__init__()
+        self.conv1 = fuse_conv_bn_eval(trunk.conv1, trunk.bn1)
+        for module in trunk.modules():
+            if isinstance(module, BasicBlock):
+                _fold_block(module)
+        self.layer1, self.layer2, self.layer3 = trunk.layer1, trunk.layer2, trunk.layer3
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        quarter = self.layer1(F.max_pool2d(F.relu(self.conv1(x)), 3, 2, 1))
+        eighth = self.layer2(quarter)
+        return quarter, eighth, self.layer3(eighth)
+
+
+def _fold_block(block: BasicBlock) -> None:
+    block.conv1, block.conv2 = fuse_conv_bn_eval(block.conv1, block.bn1), fuse_conv_bn_eval(block.conv2, block.bn2)
+    block.bn1 = block.bn2 = nn.Identity()  # type: ignore[assignment]
+    if isinstance(block.downsample, nn.Sequential):
+        conv, norm = block.downsample
+        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        block.downsample = fuse_conv_bn_eval(conv, norm)
+
+
+class _Standardise(nn.Module):
+    """`ChannelNorm` without gain and bias; its means over channels are convolutions, which runtimes do faster."""
+
+    average: Tensor
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("average", torch.full((1, channels, 1, 1), 1 / channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - F.conv2d(x, self.average)
+        return centred / torch.sqrt(F.conv2d(centred * centred, self.average) + self.eps)
+
+
+def _fold_channel_norms(context: DualScaleContext) -> None:
+    """Move the gains and biases of both norms into the 1x1 convolutions that follow them."""
+    first = context.mlp[0]
+    assert isinstance(first, nn.Conv2d)
+    for norm, projection in ((context.attention_norm, context.qkv), (context.mlp_norm, first)):
+        assert projection.bias is not None
+        weight = projection.weight.double().flatten(1)  # [out, in]
+        projection.bias.copy_(projection.bias.double() + weight @ norm.bias.double())
+        projection.weight.copy_((weight * norm.weight.double()).view_as(projection.weight))
+    context.attention_norm = _standardise(context.attention_norm)
+    context.mlp_norm = _standardise(context.mlp_norm)
+
+
+def _standardise(norm: ChannelNorm) -> ChannelNorm:
+    return _Standardise(len(norm.weight), norm.eps)  # type: ignore[return-value]
