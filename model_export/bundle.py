@@ -12,6 +12,7 @@ This module imports neither torch nor onnxruntime, so that the service's runtime
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ MANIFEST_NAME: Final = "manifest.json"
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 Precision = Literal["float32", "float16", "int8"]
+Verdict = Literal["pass", "review", "fail"]
 
 
 class BundleError(Exception):
@@ -60,6 +62,13 @@ class Calibration(_Model):
     """Held-out normal images that the thresholds were learned from."""
     method: str
 
+    def verdict(self, score: float) -> Verdict:
+        """What a raw score means at the shipped thresholds; a score that is not a number fails."""
+        calibrated = score / self.score_threshold
+        if not calibrated <= 1:
+            return "fail"
+        return "review" if self.review_score is not None and calibrated >= self.review_score else "pass"
+
 
 class GoldenSample(_Model):
     """An image of the bundle with what this bundle must answer to it."""
@@ -68,7 +77,7 @@ class GoldenSample(_Model):
     anomaly_map: str
     score: float = Field(allow_inf_nan=False)
     """Expected raw score."""
-    verdict: Literal["pass", "review", "fail"]
+    verdict: Verdict
     label: str
     """What the image is known to show: `good` or the defect's name."""
 
@@ -165,15 +174,24 @@ def load_bundle(path: Path) -> Bundle:
 
 
 def list_bundles(root: Path) -> list[tuple[str, str]]:
-    """Names and versions of the bundles under `root`, sorted; none of them is verified yet."""
-    manifests = sorted(root.glob(f"*/*/{MANIFEST_NAME}"))
-    return [(manifest.parent.parent.name, manifest.parent.name) for manifest in manifests]
+    """Names and versions of the bundles under `root`, sorted; none of them is verified yet.
+
+    Directories whose names no bundle can have, such as those of an export that is under way, are left out.
+    """
+    versions = (manifest.parent for manifest in sorted(root.glob(f"*/*/{MANIFEST_NAME}")))
+    found = ((version.parent.name, version.name) for version in versions)
+    return [pair for pair in found if all(re.fullmatch(NAME_PATTERN, part) for part in pair)]
 
 
 def describe_file(path: Path) -> FileEntry:
     """Hash and measure a file for the manifest."""
-    content = path.read_bytes()
-    return FileEntry(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+    with path.open("rb") as file:
+        return FileEntry(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=file.tell())
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write a bundle's manifest into its directory; it comes last, when every file that it lists is there."""
+    (path / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _verify(root: Path, name: str, entry: FileEntry) -> None:

@@ -169,7 +169,8 @@ def _fold_block(block: BasicBlock) -> None:
     block.bn1 = block.bn2 = nn.Identity()  # type: ignore[assignment]
     if isinstance(block.downsample, nn.Sequential):
         conv, norm = block.downsample
-        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
         block.downsample = fuse_conv_bn_eval(conv, norm)
 
 

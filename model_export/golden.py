@@ -1,0 +1,150 @@
+"""Golden samples: images that travel in the bundle with the answers that it must give to them.
+
+They prove at the station that the graph still answers as it did when it was validated. They are no measure of
+quality: of each label, images are taken whose verdict is right, if there are any.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+
+from atsnet.data.layout import GOOD, Sample
+from atsnet.imaging import Float32Array, InputGeometry, read_image, to_frame
+from model_export.bundle import Bundle, Calibration, GoldenSample
+from model_export.scorers import Scorer
+
+SAMPLES_FOLDER: Final = "samples"
+_FLOAT16_MAX: Final = float(np.finfo(np.float16).max)
+
+
+class GoldenSampleError(Exception):
+    """Golden samples cannot be recorded, or a bundle does not answer to them as it must."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenChoice:
+    """How many golden samples to take."""
+
+    good: int = 2
+    per_defect: int = 1
+    candidates: int = 12
+    """Images of each label to choose among, the first ones."""
+
+
+def choose_golden_samples(
+    samples: Sequence[Sample],
+    scorer: Scorer,
+    geometry: InputGeometry,
+    calibration: Calibration,
+    choice: GoldenChoice | None = None,
+) -> list[Sample]:
+    """Choose, of each label, typical images: rightly judged if possible, with scores in the middle of those.
+
+    Raises:
+        GoldenSampleError: There is no image to choose.
+        ImageError: An image cannot be read.
+    """
+    choice = choice or GoldenChoice()
+    by_label: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_label.setdefault(sample.label, []).append(sample)
+    chosen: list[Sample] = []
+    for label in sorted(by_label, key=lambda label: (label != GOOD, label)):
+        scored = [(_score(sample.path, scorer, geometry)[0], sample) for sample in by_label[label][: choice.candidates]]
+        wanted = "pass" if label == GOOD else "fail"
+        right = [item for item in scored if calibration.verdict(item[0]) == wanted]
+        if right:
+            middle = float(np.median([score for score, _ in right]))
+            ranked = sorted(right, key=lambda item: (abs(item[0] - middle), item[1].name))
+        else:  # the clearest of those that are judged wrong
+            ranked = sorted(scored, key=lambda item: (item[0] if label == GOOD else -item[0], item[1].name))
+        count = choice.good if label == GOOD else choice.per_defect
+        chosen += [sample for _, sample in ranked[:count]]
+    if not chosen:
+        raise GoldenSampleError("a bundle needs golden samples; give at least one readable image of a good part")
+    return chosen
+
+
+def record_golden_samples(
+    samples: Sequence[Sample], directory: Path, scorer: Scorer, geometry: InputGeometry, calibration: Calibration
+) -> list[GoldenSample]:
+    """Copy images into a bundle's directory as 8-bit PNG of the original size, and write down what is answered to them.
+
+    Args:
+        samples: Images to take, all of them.
+        directory: The bundle's; files go to `samples/` below it, named by label and number.
+        scorer: The exported graph in the reference runtime.
+        geometry: What the graph takes.
+        calibration: Draws the verdicts.
+
+    Raises:
+        GoldenSampleError: An image cannot be encoded, or the answer to it is not finite.
+        ImageError: An image cannot be read.
+    """
+    (directory / SAMPLES_FOLDER).mkdir()
+    numbers: Counter[str] = Counter()
+    golden: list[GoldenSample] = []
+    for sample in samples:
+        word = re.sub(r"[^a-z0-9]+", "_", sample.label.lower()).strip("_") or "sample"
+        stem = f"{SAMPLES_FOLDER}/{word}_{numbers[word]}"
+        numbers[word] += 1
+        encoded, content = cv2.imencode(".png", read_image(sample.path), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+        if not encoded:
+            raise GoldenSampleError(f"{sample.path} cannot be encoded as PNG")
+        image = directory / f"{stem}.png"
+        image.write_bytes(content.tobytes())
+        score, anomaly_map = _score(image, scorer, geometry)
+        if not (np.isfinite(score) and np.isfinite(anomaly_map).all()):
+            raise GoldenSampleError(f"the answer to {sample.path} is not finite; the network's weights are damaged")
+        np.save(directory / f"{stem}.npy", np.clip(anomaly_map, 0, _FLOAT16_MAX).astype(np.float16))
+        golden.append(
+            GoldenSample(
+                image=f"{stem}.png",
+                anomaly_map=f"{stem}.npy",
+                score=score,
+                verdict=calibration.verdict(score),
+                label=sample.label,
+            )
+        )
+    return golden
+
+
+def check_golden_samples(bundle: Bundle, scorer: Scorer) -> Mapping[str, float]:
+    """Inspect a bundle's golden samples.
+
+    Returns:
+        Relative score difference of each sample's image.
+
+    Raises:
+        GoldenSampleError: A score differs by more than the bundle's tolerance, a verdict or a map is another one.
+    """
+    manifest = bundle.manifest
+    differences: dict[str, float] = {}
+    for sample in manifest.golden_samples:
+        score, anomaly_map = _score(bundle.file(sample.image), scorer, manifest.input)
+        expected = bundle.golden_map(sample)
+        difference = abs(score - sample.score) / max(abs(sample.score), 0.1 * manifest.calibration.score_threshold)
+        verdict = manifest.calibration.verdict(score)
+        if not difference <= manifest.score_tolerance or verdict != sample.verdict:
+            raise GoldenSampleError(
+                f"{bundle.path}: {sample.image} scores {score:.6g} ({verdict}); {sample.score:.6g} ({sample.verdict}) "
+                f"was recorded, and {manifest.score_tolerance:g} relative is allowed"
+            )
+        # Half precision keeps 11 bits; the rest of the allowance is the score's.
+        allowed = manifest.score_tolerance + 2**-11
+        apart = np.abs(np.clip(anomaly_map, 0, _FLOAT16_MAX) - expected) / np.maximum(1, expected)
+        if anomaly_map.shape != expected.shape or not apart.max() <= allowed:
+            raise GoldenSampleError(f"{bundle.path}: the anomaly map of {sample.image} is not the one recorded")
+        differences[sample.image] = difference
+    return differences
+
+
+def _score(path: Path, scorer: Scorer, geometry: InputGeometry) -> tuple[float, Float32Array]:
+    scores, maps = scorer(to_frame(read_image(path), geometry).pixels[np.newaxis])
+    return float(scores[0]), maps[0]

@@ -1,0 +1,203 @@
+"""The parity gate: what is published scores as what was trained, on real frames, or it is not published."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from atsnet.data.layout import Sample
+from atsnet.imaging import Float32Array, InputGeometry, UInt8Array, read_image, to_frame
+from model_export.bundle import Calibration, Verdict
+from model_export.scorers import Scorer
+
+_MAX_NAMED = 10
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ParityLimits(_Model):
+    """How far a graph may be from the network that it was made from."""
+
+    score_relative: float = Field(default=1e-4, gt=0)
+    """Largest difference of a raw score, relative to the score (or to a tenth of the threshold, if that is larger)."""
+    map_relative: float = Field(default=1e-3, gt=0)
+    """Largest difference of a map's pixel, relative to the pixel (or to the map threshold, if that is larger)."""
+    flipped_verdicts: int = Field(default=0, ge=0)
+
+
+class FrameParity(_Model):
+    """The two answers to one frame."""
+
+    name: str
+    reference_score: float
+    score: float
+    score_relative: float
+    map_absolute: float
+    """Largest difference of a pixel, in units of the map threshold."""
+    map_relative: float
+    reference_verdict: Verdict
+    verdict: Verdict
+
+    @property
+    def flipped(self) -> bool:
+        """Whether the part would have been treated otherwise."""
+        return self.verdict != self.reference_verdict
+
+    def within(self, limits: ParityLimits) -> bool:
+        """Whether score and map are close enough; NaN never is."""
+        return self.score_relative <= limits.score_relative and self.map_relative <= limits.map_relative
+
+
+class ParityReport(_Model):
+    """How a graph compares with its reference over a set of frames."""
+
+    reference: str
+    candidate: str
+    limits: ParityLimits
+    frames: int
+    score_absolute_max: float
+    score_absolute_mean: float
+    score_relative_max: float
+    score_relative_mean: float
+    map_absolute_max: float
+    map_absolute_mean: float
+    flipped: tuple[FrameParity, ...]
+    """Frames with another verdict."""
+    beyond: tuple[FrameParity, ...]
+    """Frames whose score or map is beyond the limits."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the graph may be published."""
+        return not self.beyond and len(self.flipped) <= self.limits.flipped_verdicts
+
+
+class ParityError(Exception):
+    """A graph does not score as the network that it was made from; the message names the frames."""
+
+    def __init__(self, report: ParityReport) -> None:
+        self.report = report
+        limits = report.limits
+        lines = [
+            f"{report.candidate} differs from {report.reference}: {len(report.beyond)} of {report.frames} frames are "
+            f"beyond the limits (score {limits.score_relative:g}, map {limits.map_relative:g}, relative), "
+            f"{len(report.flipped)} verdicts flipped ({limits.flipped_verdicts} allowed); nothing was published"
+        ]
+        offending = list({frame.name: frame for frame in (*report.flipped, *report.beyond)}.values())
+        lines += [
+            f"  {frame.name}: score {frame.reference_score:.6g} -> {frame.score:.6g}, "
+            f"map differs by {frame.map_absolute:.3g}, {frame.reference_verdict} -> {frame.verdict}"
+            for frame in offending[:_MAX_NAMED]
+        ]
+        if len(offending) > _MAX_NAMED:
+            lines.append(f"  and {len(offending) - _MAX_NAMED} more")
+        super().__init__("\n".join(lines))
+
+
+def compare(
+    reference: Scorer,
+    candidate: Scorer,
+    frames: Iterable[tuple[str, UInt8Array]],
+    calibration: Calibration,
+    limits: ParityLimits | None = None,
+    batch_size: int = 8,
+) -> ParityReport:
+    """Score frames twice.
+
+    Args:
+        reference: What is right.
+        candidate: What is to be published.
+        frames: Names and pixels, `uint8 [H, W, C]`; read once, `batch_size` held at a time.
+        calibration: Draws the verdicts.
+        limits: What `ParityReport.accepted` goes by.
+        batch_size: Frames at a time.
+
+    Raises:
+        ValueError: There are no frames.
+    """
+    results: list[FrameParity] = []
+    map_means: list[float] = []
+    for names, pixels in _batches(frames, batch_size):
+        expected, found = reference(pixels), candidate(pixels)
+        for row, name in enumerate(names):
+            results.append(
+                _compare_frame(
+                    name,
+                    float(expected[0][row]),
+                    float(found[0][row]),
+                    expected[1][row],
+                    found[1][row],
+                    calibration,
+                )
+            )
+            map_means.append(float(np.abs(found[1][row] - expected[1][row]).mean()))
+    if not results:
+        raise ValueError("parity needs frames to be measured on; none were given")
+    limits = limits or ParityLimits()
+    absolute = np.array([abs(frame.score - frame.reference_score) for frame in results])
+    relative = np.array([frame.score_relative for frame in results])
+    return ParityReport(
+        reference=reference.description,
+        candidate=candidate.description,
+        limits=limits,
+        frames=len(results),
+        score_absolute_max=float(absolute.max()),
+        score_absolute_mean=float(absolute.mean()),
+        score_relative_max=float(relative.max()),
+        score_relative_mean=float(relative.mean()),
+        map_absolute_max=float(np.max([frame.map_absolute for frame in results])),
+        map_absolute_mean=float(np.mean(map_means)),
+        flipped=tuple(frame for frame in results if frame.flipped),
+        beyond=tuple(frame for frame in results if not frame.within(limits)),
+    )
+
+
+def require_parity(report: ParityReport) -> None:
+    """Let a graph pass or not.
+
+    Raises:
+        ParityError: It must not be published.
+    """
+    if not report.accepted:
+        raise ParityError(report)
+
+
+def read_frames(samples: Sequence[Sample], geometry: InputGeometry) -> Iterator[tuple[str, UInt8Array]]:
+    """Names and frames of image files, one at a time; errors are those of `read_image`."""
+    for sample in samples:
+        yield sample.name, to_frame(read_image(sample.path), geometry).pixels
+
+
+def _compare_frame(
+    name: str,
+    reference_score: float,
+    score: float,
+    reference_map: Float32Array,
+    anomaly_map: Float32Array,
+    calibration: Calibration,
+) -> FrameParity:
+    # A score near zero is a difference of two nearly equal numbers: its own size says nothing about precision.
+    scale = max(abs(reference_score), 0.1 * calibration.score_threshold)
+    finite = bool(np.isfinite(anomaly_map).all() and np.isfinite(reference_map).all()) and math.isfinite(score)
+    difference = np.abs(anomaly_map - reference_map)
+    return FrameParity(
+        name=name,
+        reference_score=reference_score,
+        score=score,
+        score_relative=abs(score - reference_score) / scale if finite else math.inf,
+        map_absolute=float(difference.max()),
+        map_relative=float((difference / np.maximum(1, np.abs(reference_map))).max()) if finite else math.inf,
+        reference_verdict=calibration.verdict(reference_score),
+        verdict=calibration.verdict(score),
+    )
+
+
+def _batches(frames: Iterable[tuple[str, UInt8Array]], batch_size: int) -> Iterator[tuple[tuple[str, ...], UInt8Array]]:
+    rest = iter(frames)
+    while batch := list(islice(rest, batch_size)):
+        names, pixels = zip(*batch, strict=True)
+        yield names, np.stack(pixels)
