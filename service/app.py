@@ -1,0 +1,50 @@
+"""The application: routes, problems and one station from start to stop."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from service import problems
+from service.routes import inspections, operation
+from service.runtimes.protocol import Runtime
+from service.settings import Settings, load_settings
+from service.station import StartError, Station
+
+_DESCRIPTION = "Send an image of a part, get a verdict for the line. Every verdict is recorded before it is answered."
+
+
+def create_app(settings: Settings | None = None, runtime: Runtime | None = None) -> FastAPI:
+    """Make an application; also what `uvicorn --factory service.app:create_app` calls.
+
+    It answers `/livez` at once and starts its station behind it; `/readyz` says when inspections are accepted. The
+    station is `app.state.station`, and `app.state.started` is a future that ends when it is ready or raises
+    `StartError`.
+
+    Args:
+        settings: How to set it up; from environment and defaults if not given.
+        runtime: What runs the network; as the settings say if not given.
+    """
+    resolved = settings or load_settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        station = app.state.station = Station(resolved, runtime)
+        started = app.state.started = asyncio.create_task(station.start())
+        try:
+            yield
+        finally:
+            station.begin_drain()
+            with suppress(StartError):
+                await started
+            await station.stop()
+
+    app = FastAPI(
+        title="ATS-Net inspection service", version=version("atsnet"), description=_DESCRIPTION, lifespan=lifespan
+    )
+    problems.install(app)
+    app.include_router(inspections.router)
+    app.include_router(operation.router)
+    return app

@@ -1,0 +1,250 @@
+"""The way of one inspection: decode, score, judge, record, answer."""
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Final, ParamSpec, TypeVar
+
+import structlog
+
+from atsnet.imaging import Float32Array, ImageError, ImageTooLargeError, NotAnImageError, UInt8Array
+from model_export.bundle import Bundle
+from service import problems
+from service.archive import Archive, Keepsake
+from service.case import Case
+from service.claims import Claims
+from service.heatmap import heatmap_png, overlay_png
+from service.metrics import Metrics
+from service.picture import measure
+from service.preparation import Prepared, prepare, sha256_of
+from service.problems import Problem
+from service.recipes import RecipeBook, UnknownRecipeError
+from service.records.inspection import Inspection
+from service.records.store import RecordStore
+from service.records.writer import DuplicateKeyError, RecordError
+from service.reply import Reply, Timing
+from service.scheduler import DeadlinePassedError, EngineError, QueueFullError, Scheduler, SchedulerClosedError, Scored
+from service.submission import Submission, elapsed_ms
+from service.verdict import RESULTS, NotFiniteError, find_regions, judge
+
+log = structlog.get_logger(__name__)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+RETRY_AFTER_S: Final = 1
+
+
+class Inspector:
+    """Takes submissions to verdicts with one bundle.
+
+    Args:
+        bundle: What inspects.
+        recipes: What requests may ask for.
+        scheduler: Runs the bundle's network.
+        records: Where every verdict is written before it is answered.
+        archive: Where images are kept afterwards.
+        metrics: Where verdicts are counted.
+        decode_threads: Images that are decoded at the same time.
+        max_pixels: Most pixels of an image.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        recipes: RecipeBook,
+        scheduler: Scheduler,
+        records: RecordStore,
+        archive: Archive,
+        metrics: Metrics,
+        *,
+        decode_threads: int,
+        max_pixels: int,
+    ) -> None:
+        self._bundle = bundle
+        self._recipes = recipes
+        self._scheduler = scheduler
+        self._records = records
+        self._archive = archive
+        self._metrics = metrics
+        self._max_pixels = max_pixels
+        self._threads = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._claims = Claims()
+
+    def close(self) -> None:
+        """Stop the decoding threads."""
+        self._threads.shutdown()
+
+    async def inspect(self, submission: Submission, client: AbstractAsyncContextManager[None]) -> Reply:
+        """Inspect one image, or replay the verdict that the same request got before.
+
+        Args:
+            submission: The image and what was said of it.
+            client: A context that stops the work in it when the client has gone.
+
+        Raises:
+            Problem: There is no verdict, and why.
+            ClientDisconnect: The client left before there was one.
+        """
+        key = submission.fields.request_key
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout_at(submission.deadline), client:
+                    await held.enter_async_context(self._claims.hold(key))
+                    earlier = None if key is None else await self._records.find(key)
+                    if earlier is not None:
+                        return await self._replay(earlier, submission)
+                    recipe = self._recipes.get(submission.fields.recipe)
+                    started = time.monotonic()
+                    prepared = await self._in_thread(
+                        prepare, submission, recipe, self._bundle.manifest.input, self._max_pixels
+                    )
+                    decode_ms = elapsed_ms(started)
+                    outcome = await self._score(prepared, submission.deadline)
+            except (TimeoutError, DeadlinePassedError):
+                self._metrics.deadline_missed()
+                detail = f"no verdict {elapsed_ms(submission.arrival)} ms after arrival, when the deadline had passed"
+                raise Problem(problems.DEADLINE_PASSED, detail) from None
+            except (ImageError, UnknownRecipeError, QueueFullError, SchedulerClosedError) as error:
+                raise _as_problem(error) from error
+            # Neither the deadline nor the client's leaving stops what follows: there is an outcome, so it is recorded.
+            case = Case(submission, recipe, prepared, decode_ms, self._bundle)
+            if isinstance(outcome, EngineError):
+                raise await self._failed(case, str(outcome))
+            return await self._conclude(case, outcome)
+
+    async def _score(self, prepared: Prepared, deadline: float) -> Scored | EngineError:
+        try:
+            scored = await self._scheduler.submit(prepared.frame.pixels, deadline)
+        except SchedulerClosedError:
+            raise
+        except EngineError as error:
+            return error
+        if time.monotonic() >= deadline:
+            raise DeadlinePassedError("the deadline passed while the image was inspected")
+        return scored
+
+    async def _conclude(self, case: Case, scored: Scored) -> Reply:
+        manifest = self._bundle.manifest
+        try:
+            judgement = judge(scored.score, manifest.calibration.score_threshold, case.recipe)
+            regions = find_regions(scored.anomaly_map, case.prepared.frame.placement, manifest.input)
+        except NotFiniteError as error:
+            raise await self._failed(case, str(error)) from error
+        inspection = case.inspection(
+            case.timing(scored),
+            request_key=case.submission.fields.request_key,
+            result=RESULTS[judgement.verdict],
+            code=0,
+            verdict=judgement.verdict,
+            score=judgement.score,
+            raw_score=scored.score,
+            regions=regions,
+        )
+        handed_over = time.monotonic()
+        try:
+            await self._records.write(inspection)
+        except DuplicateKeyError:
+            # Another process on the same records was faster; its verdict is the one that counts.
+            earlier = await self._records.find(str(inspection.request_key))
+            if earlier is None:
+                raise
+            return await self._replay(earlier, case.submission)
+        except RecordError as error:
+            raise Problem(problems.FAILED, str(error)) from error
+        record_ms = elapsed_ms(handed_over)
+        self._archive.keep(Keepsake(inspection.id, case.prepared.file, scored.anomaly_map))
+        heatmap = await self._picture(case.submission, inspection, case.prepared.image, scored.anomaly_map)
+        timing = case.timing(scored, record_ms)
+        self._metrics.verdict(inspection.recipe, judgement.verdict, judgement.score, timing)
+        _log(inspection, timing)
+        return inspection.reply(timing=timing, heatmap=heatmap)
+
+    async def _failed(self, case: Case, why: str) -> Problem:
+        """Record a failure of the engine. It takes no request key, so that a retry is inspected afresh."""
+        inspection = case.inspection(
+            case.timing(),
+            request_key=None,
+            result=problems.FAILED.result,
+            code=problems.FAILED.code,
+            verdict="not_evaluated",
+            detail=why,
+        )
+        try:
+            await self._records.write(inspection)
+        except RecordError as error:
+            return Problem(problems.FAILED, f"{why}; {error}")
+        _log(inspection, inspection.timing)
+        return Problem(problems.FAILED, why, extensions={"id": inspection.id})
+
+    async def _replay(self, earlier: Inspection, submission: Submission) -> Reply:
+        if await self._in_thread(sha256_of, submission) != earlier.image_sha256:
+            raise Problem(
+                problems.KEY_REUSED,
+                f"inspection {earlier.id} has the same idempotency key but another image; "
+                "a new image needs a new key, or a new trigger",
+            )
+        heatmap = None
+        if submission.fields.heatmap != "none":
+            anomaly_map = await asyncio.to_thread(self._archive.anomaly_map, earlier.id)
+            if anomaly_map is not None:
+                image = await self._in_thread(self._decode, submission)
+                heatmap = await self._picture(submission, earlier, image, anomaly_map)
+        log.info("replayed", id=earlier.id, verdict=earlier.verdict, station=earlier.station, serial=earlier.serial)
+        return earlier.reply(replayed=True, heatmap=heatmap)
+
+    async def _picture(
+        self, submission: Submission, inspection: Inspection, image: UInt8Array, anomaly_map: Float32Array
+    ) -> str | None:
+        kind = submission.fields.heatmap
+        layout = inspection.layout
+        if kind == "none":
+            return None
+        if kind == "overlay":
+            png = await self._in_thread(overlay_png, image, anomaly_map, layout.placement, layout.geometry)
+        else:
+            height, width = inspection.image_height, inspection.image_width
+            png = await self._in_thread(heatmap_png, anomaly_map, layout.placement, layout.geometry, height, width)
+        return base64.b64encode(png).decode("ascii")
+
+    def _decode(self, submission: Submission) -> UInt8Array:
+        return measure(submission.image, submission.fields.raw_layout, self._max_pixels).decode(self._max_pixels)
+
+    async def _in_thread(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))
+
+
+def _as_problem(error: Exception) -> Problem:
+    match error:
+        case ImageTooLargeError():
+            return Problem(problems.TOO_LARGE, str(error))
+        case NotAnImageError():
+            return Problem(problems.NOT_AN_IMAGE, str(error))
+        case ImageError():
+            return Problem(problems.UNUSABLE_IMAGE, str(error))
+        case UnknownRecipeError():
+            return Problem(problems.UNKNOWN, str(error))
+        case QueueFullError():
+            return Problem(problems.OVERLOADED, str(error), retry_after_s=RETRY_AFTER_S)
+        case _:
+            return Problem(problems.NOT_READY, str(error), retry_after_s=RETRY_AFTER_S)
+
+
+def _log(inspection: Inspection, timing: Timing) -> None:
+    log.info(
+        "inspected",
+        id=inspection.id,
+        verdict=inspection.verdict,
+        result=inspection.result,
+        code=inspection.code,
+        score=inspection.score,
+        ms=timing.total,
+        recipe=inspection.recipe,
+        station=inspection.station,
+        lot=inspection.lot,
+        serial=inspection.serial,
+        trigger=inspection.trigger,
+    )

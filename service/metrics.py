@@ -1,0 +1,116 @@
+"""What the service counts, for Prometheus."""
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    generate_latest,
+)
+
+from service.reply import Timing
+from service.runtimes.protocol import RuntimeDescription
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+_STAGE_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+_BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32)
+_SCORE_BUCKETS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+_MAX_STATIONS: Final = 64
+_OTHER_STATIONS: Final = "other"
+
+
+class Metrics:
+    """The metrics of one application, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._stations: set[str] = set()
+        self._requests = Counter(
+            "inspect_requests", "Inspection requests by how they ended", ["station", "outcome"], registry=self.registry
+        )
+        self._verdicts = Counter(
+            "inspect_verdicts", "Verdicts reached, replays not counted", ["recipe", "verdict"], registry=self.registry
+        )
+        self._stages = Histogram(
+            "inspect_stage_seconds",
+            "Time of each stage of an inspection",
+            ["stage"],
+            buckets=_STAGE_BUCKETS,
+            registry=self.registry,
+        )
+        self._scores = Histogram(
+            "inspect_score",
+            "Calibrated scores; 1.0 is the shipped threshold",
+            ["recipe"],
+            buckets=_SCORE_BUCKETS,
+            registry=self.registry,
+        )
+        self._batches = Histogram(
+            "inspect_batch_size", "Frames computed together", buckets=_BATCH_BUCKETS, registry=self.registry
+        )
+        self._depth = Gauge("inspect_queue_depth", "Frames that wait for a session", registry=self.registry)
+        self._missed = Counter(
+            "inspect_deadline_missed", "Requests whose deadline passed before a verdict", registry=self.registry
+        )
+        self._archive_bytes = Gauge("inspect_archive_bytes", "Room of the kept images and maps", registry=self.registry)
+        self._archive_dropped = Counter(
+            "inspect_archive_dropped", "Inspections whose image was not kept", ["reason"], registry=self.registry
+        )
+        self._runtime = Info("inspect_runtime", "What runs the network", registry=self.registry)
+
+    def watch(self, queue_depth: Callable[[], int], archive_bytes: Callable[[], int]) -> None:
+        """Read these figures whenever the metrics are asked for."""
+        self._depth.set_function(queue_depth)
+        self._archive_bytes.set_function(archive_bytes)
+
+    def runtime(self, description: RuntimeDescription) -> None:
+        """Say what runs the network."""
+        self._runtime.info(
+            {
+                "provider": description.provider,
+                "precision": description.precision,
+                "model": description.model,
+                "version": description.version,
+            }
+        )
+
+    def request(self, station: str | None, outcome: str) -> None:
+        """Count a request; stations beyond the first 64 share a label, since clients choose their names."""
+        label = station or ""
+        if label not in self._stations:
+            if len(self._stations) < _MAX_STATIONS:
+                self._stations.add(label)
+            else:
+                label = _OTHER_STATIONS
+        self._requests.labels(label, outcome).inc()
+
+    def verdict(self, recipe: str, verdict: str, score: float, timing: Timing) -> None:
+        """Count a verdict with its calibrated score and its stages."""
+        self._verdicts.labels(recipe, verdict).inc()
+        self._scores.labels(recipe).observe(score)
+        for stage, milliseconds in timing.model_dump().items():
+            self._stages.labels(stage).observe(milliseconds / 1000)
+
+    def batch(self, frames: int) -> None:
+        """Count a batch."""
+        self._batches.observe(frames)
+
+    def deadline_missed(self) -> None:
+        """Count a request whose deadline passed."""
+        self._missed.inc()
+
+    def archive_dropped(self, reason: str) -> None:
+        """Count an image that was not kept."""
+        self._archive_dropped.labels(reason).inc()
+
+    def exposition(self) -> bytes:
+        """All of it in the text format of Prometheus."""
+        return generate_latest(self.registry)

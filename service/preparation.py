@@ -1,0 +1,50 @@
+"""From a submitted image to the network's frame; what runs in the decoding threads."""
+
+import hashlib
+from dataclasses import dataclass
+
+import cv2
+
+from atsnet.imaging import Frame, ImageError, InputGeometry, NotAnImageError, UInt8Array, to_frame
+from service.picture import ImageFile, measure
+from service.recipes import Recipe
+from service.submission import Submission
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A submitted image, ready for the network."""
+
+    file: ImageFile
+    sha256: str
+    """Of the image as it was sent."""
+    image: UInt8Array
+    """`uint8 [H, W]` or `uint8 [H, W, 3]` (BGR)."""
+    frame: Frame
+
+
+def prepare(submission: Submission, recipe: Recipe, geometry: InputGeometry, max_pixels: int) -> Prepared:
+    """Check, decode, crop and scale.
+
+    Raises:
+        ImageTooLargeError: More pixels than allowed, by its header.
+        NotAnImageError: No image, or a damaged one.
+        ImageError: Not usable with the recipe; the message names the gate and the figures.
+    """
+    measured = measure(submission.image, submission.fields.raw_layout, max_pixels)
+    if min(measured.width, measured.height) < recipe.min_side:
+        raise ImageError(
+            f"size gate of recipe {recipe.name!r}: the image is {measured.width}x{measured.height} pixels, "
+            f"each side needs at least {recipe.min_side}"
+        )
+    try:
+        image = measured.decode(max_pixels)
+    except cv2.error as error:  # OpenCV raises on some damaged files where it answers None to others
+        raise NotAnImageError("the image is cut short or damaged") from error
+    frame = to_frame(image, geometry, recipe.roi)
+    return Prepared(measured.file, sha256_of(submission), image, frame)
+
+
+def sha256_of(submission: Submission) -> str:
+    """sha256 of the image as it was sent, hexadecimal."""
+    return hashlib.sha256(submission.image).hexdigest()

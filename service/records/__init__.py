@@ -1,0 +1,1 @@
+"""The records: what was inspected and decided, kept for traceability."""

@@ -1,0 +1,104 @@
+"""One recorded inspection."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+from ulid import ULID
+
+from atsnet.imaging import InputGeometry, Placement
+from service.reply import RecordDocument, Region, Reply, ResultCode, Timing, VerdictWord
+
+_ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+
+
+def new_id() -> str:
+    """A new inspection id: a ULID, so that ids sort by time."""
+    return str(ULID())
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` has the form of an inspection id; nothing else may become part of a path or query."""
+    return _ULID.fullmatch(text) is not None
+
+
+class FrameLayout(BaseModel):
+    """How the image lay in the frame, so that the map can be brought back to the image later."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    geometry: InputGeometry
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """A request and its verdict; the columns of the table."""
+
+    id: str
+    created: datetime
+    request_key: str | None
+    """What makes retries of the request the same request; unique where there is one."""
+    station: str | None
+    lot: str | None
+    serial: str | None
+    trigger: int | None
+    recipe: str
+    recipe_version: int
+    model: str
+    model_version: str
+    model_digest: str
+    result: ResultCode
+    code: int
+    verdict: VerdictWord
+    score: float | None
+    raw_score: float | None
+    threshold: float
+    regions: tuple[Region, ...]
+    timing: Timing
+    image_sha256: str
+    image_width: int
+    image_height: int
+    layout: FrameLayout
+    detail: str | None
+
+    def reply(self, *, timing: Timing | None = None, replayed: bool = False, heatmap: str | None = None) -> Reply:
+        """The answer to the client; `timing` in place of the recorded one where the whole of it is known."""
+        timing = timing or self.timing
+        return Reply(
+            trigger=self.trigger,
+            result=self.result,
+            code=self.code,
+            verdict=self.verdict,
+            score=None if self.score is None else round(self.score, 6),
+            threshold=self.threshold,
+            ms=timing.total,
+            id=self.id,
+            recipe=self.recipe,
+            recipe_version=self.recipe_version,
+            model=self.model,
+            model_version=self.model_version,
+            station=self.station,
+            lot=self.lot,
+            serial=self.serial,
+            regions=self.regions,
+            timing_ms=timing,
+            replayed=replayed,
+            heatmap=heatmap,
+        )
+
+    def document(self, *, kept: bool) -> RecordDocument:
+        """The record as it is read back over HTTP."""
+        return RecordDocument(
+            **self.reply().model_dump(exclude={"heatmap"}),
+            created=self.created,
+            model_digest=self.model_digest,
+            raw_score=self.raw_score,
+            image_sha256=self.image_sha256,
+            image_width=self.image_width,
+            image_height=self.image_height,
+            kept=kept,
+            detail=self.detail,
+        )

@@ -1,0 +1,84 @@
+"""The tables, in terms that SQLite and PostgreSQL share."""
+
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pydantic import TypeAdapter
+from sqlalchemy import JSON, BigInteger, Column, DateTime, Float, Integer, MetaData, Row, String, Table, Text
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+from service.records.inspection import FrameLayout, Inspection
+from service.reply import Region, Timing
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time, always with its zone in Python; SQLite keeps none, so it is UTC there."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Convert to UTC."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Say that it is UTC where the database did not."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+metadata: Final = MetaData()
+
+inspections: Final = Table(
+    "inspections",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("created", UtcDateTime, nullable=False, index=True),
+    Column("request_key", Text, unique=True),
+    Column("station", Text, index=True),
+    Column("lot", Text, index=True),
+    Column("serial", Text, index=True),
+    Column("trigger", BigInteger),
+    Column("recipe", Text, nullable=False),
+    Column("recipe_version", Integer, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("model_digest", String(64), nullable=False),
+    Column("result", Integer, nullable=False),
+    Column("code", Integer, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("score", Float(53)),
+    Column("raw_score", Float(53)),
+    Column("threshold", Float(53), nullable=False),
+    Column("regions", JSON, nullable=False),
+    Column("timing", JSON, nullable=False),
+    Column("image_sha256", String(64), nullable=False),
+    Column("image_width", Integer, nullable=False),
+    Column("image_height", Integer, nullable=False),
+    Column("layout", JSON, nullable=False),
+    Column("detail", Text),
+)
+
+_REGIONS: Final = TypeAdapter(tuple[Region, ...])
+_FIELDS: Final = tuple(field.name for field in fields(Inspection))
+
+
+def to_row(inspection: Inspection) -> dict[str, Any]:
+    """The values of an inspection's columns."""
+    row = {name: getattr(inspection, name) for name in _FIELDS}
+    row["regions"] = _REGIONS.dump_python(inspection.regions, mode="json")
+    row["timing"] = inspection.timing.model_dump(mode="json")
+    row["layout"] = inspection.layout.model_dump(mode="json")
+    return row
+
+
+def from_row(row: Row[Any]) -> Inspection:
+    """The inspection of a row of the table."""
+    values = dict(row._mapping)
+    values["regions"] = _REGIONS.validate_python(values["regions"])
+    values["timing"] = Timing.model_validate(values["timing"])
+    values["layout"] = FrameLayout.model_validate(values["layout"])
+    return Inspection(**values)

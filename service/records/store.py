@@ -1,0 +1,76 @@
+"""The records on disk: SQLite in WAL mode, every commit flushed to the disk before it counts."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, Engine, create_engine, event, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.records.inspection import Inspection
+from service.records.schema import from_row, inspections, metadata
+from service.records.writer import RecordError, RecordWriter
+
+
+class RecordStore:
+    """Reads and writes inspections.
+
+    Args:
+        path: The database file; made with its tables where there is none.
+
+    Raises:
+        RecordError: The file cannot be opened, or is no database.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.engine = _open_sqlite(path)
+        try:
+            metadata.create_all(self.engine)
+        except SQLAlchemyError as error:
+            self.engine.dispose()
+            raise RecordError(f"{path} cannot be used as the record database: {error.__cause__ or error}") from error
+        self._writer = RecordWriter(self.engine)
+
+    async def write(self, inspection: Inspection) -> None:
+        """Write one inspection; when this returns, it survives a crash of the process or the machine.
+
+        Raises:
+            DuplicateKeyError: Its request key is taken.
+            RecordError: The database refused.
+        """
+        await self._writer.write(inspection)
+
+    async def get(self, inspection_id: str) -> Inspection | None:
+        """The inspection of that id, if there is one."""
+        return await asyncio.to_thread(self._first, inspections.c.id == inspection_id)
+
+    async def find(self, request_key: str) -> Inspection | None:
+        """The inspection that a request with that key was answered with, if there is one."""
+        return await asyncio.to_thread(self._first, inspections.c.request_key == request_key)
+
+    def close(self) -> None:
+        """Write what waits and close the database."""
+        self._writer.close()
+        self.engine.dispose()
+
+    def _first(self, condition: ColumnElement[bool]) -> Inspection | None:
+        with self.engine.connect() as connection:
+            row = connection.execute(select(inspections).where(condition)).first()
+        return None if row is None else from_row(row)
+
+
+def _open_sqlite(path: Path) -> Engine:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(f"sqlite:///{path}", max_overflow=-1)
+    event.listen(engine, "connect", _configure)
+    return engine
+
+
+def _configure(connection: sqlite3.Connection, _: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout = 5000")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    # In WAL mode NORMAL loses the last commits with the power; an answered verdict must survive that.
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.close()

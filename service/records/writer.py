@@ -1,0 +1,107 @@
+"""Group commit: one thread writes all records that wait in one transaction, and answers when it is on disk."""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from sqlalchemy import Engine, insert
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from service.records.inspection import Inspection
+from service.records.schema import inspections, to_row
+
+log = structlog.get_logger(__name__)
+
+_MAX_GROUP: Final = 256
+
+
+class RecordError(Exception):
+    """The record could not be written; no verdict may be answered without one."""
+
+
+class DuplicateKeyError(Exception):
+    """Another inspection with the same request key is recorded already."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pending:
+    inspection: Inspection
+    loop: asyncio.AbstractEventLoop
+    written: asyncio.Future[None]
+
+    def settle(self, error: Exception | None) -> None:
+        """Tell the waiting request, from the writer's thread."""
+        self.loop.call_soon_threadsafe(self._settle, error)
+
+    def _settle(self, error: Exception | None) -> None:
+        if self.written.done():
+            return
+        if error is None:
+            self.written.set_result(None)
+        else:
+            self.written.set_exception(error)
+
+
+class RecordWriter:
+    """Writes inspections through an engine, those that arrive during a commit together in the next one."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._pending: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="record-writer", daemon=True)
+        self._thread.start()
+
+    async def write(self, inspection: Inspection) -> None:
+        """Write one inspection; when this returns, it is on disk.
+
+        Raises:
+            DuplicateKeyError: Its request key is taken.
+            RecordError: The database refused.
+        """
+        loop = asyncio.get_running_loop()
+        pending = _Pending(inspection, loop, loop.create_future())
+        self._pending.put(pending)
+        await pending.written
+
+    def close(self) -> None:
+        """Write what waits, then stop."""
+        self._pending.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (first := self._pending.get()) is not None:
+            group = [first]
+            closing = False
+            while len(group) < _MAX_GROUP and not self._pending.empty():
+                following = self._pending.get()
+                if following is None:
+                    closing = True
+                    break
+                group.append(following)
+            self._commit(group)
+            if closing:
+                return
+
+    def _commit(self, group: Sequence[_Pending]) -> None:
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(insert(inspections), [to_row(pending.inspection) for pending in group])
+        except IntegrityError as error:
+            if len(group) == 1:
+                group[0].settle(DuplicateKeyError(str(error.orig)))
+                return
+            # One duplicate must not take its neighbours' records with it.
+            for pending in group:
+                self._commit([pending])
+        except Exception as error:  # the thread must outlive any failure, or every later request would hang
+            log.exception("records_not_written", count=len(group))
+            reason = str(error.__cause__ or error) if isinstance(error, SQLAlchemyError) else type(error).__name__
+            for pending in group:
+                pending.settle(RecordError(f"the record could not be written: {reason}"))
+        else:
+            for pending in group:
+                pending.settle(None)

@@ -1,0 +1,33 @@
+"""What the operators of the service ask: is it alive, is it able, what does it count."""
+
+from fastapi import APIRouter, Request, Response
+
+from service.metrics import CONTENT_TYPE
+from service.problems import ProblemDocument
+from service.routes.station import station_of
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/livez", summary="The process answers")
+async def livez() -> dict[str, str]:
+    """200 as long as the process can answer at all."""
+    return {"status": "alive"}
+
+
+@router.get(
+    "/readyz",
+    summary="Inspections are accepted",
+    responses={503: {"model": ProblemDocument, "description": "Starting, draining or failed; `detail` says which"}},
+)
+async def readyz(request: Request) -> dict[str, str]:
+    """200 when the bundle is loaded, its golden samples passed and inspections are accepted."""
+    station = station_of(request)
+    station.check_ready()
+    return {"status": "ready", "bundle": station.settings.bundle, "digest": station.equipment.bundle.digest}
+
+
+@router.get("/metrics", summary="Metrics in the text format of Prometheus", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """All metrics of this process."""
+    return Response(station_of(request).metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})

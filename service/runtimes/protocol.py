@@ -1,0 +1,49 @@
+"""What the service asks of anything that runs the network."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from atsnet.imaging import Float32Array, UInt8Array
+from model_export.bundle import Bundle
+
+
+class RuntimeUnusableError(Exception):
+    """The runtime cannot serve the bundle as asked; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeDescription:
+    """What runs, and how it wants its work."""
+
+    provider: str
+    precision: str
+    model: str
+    version: str
+    lanes: int
+    """Calls of `run` that make progress at the same time."""
+    max_batch: int
+    """Most frames in one call of `run`."""
+
+
+class Runtime(Protocol):
+    """Runs one bundle's network. `load` comes first; `run` may then be called from `lanes` threads at once."""
+
+    def load(self, bundle: Bundle) -> None:
+        """Make ready, warm-up included.
+
+        Raises:
+            RuntimeUnusableError: The bundle's graph or this machine is not what is needed.
+        """
+
+    def run(self, frames: UInt8Array) -> tuple[Float32Array, Float32Array]:
+        """Score frames, `uint8 [N, H, W, C]` with the inspection mask as the last channel.
+
+        Returns:
+            Raw scores `float32 [N]` and calibrated anomaly maps `float32 [N, h, w]`.
+        """
+
+    def describe(self) -> RuntimeDescription:
+        """What was loaded."""
+
+    def close(self) -> None:
+        """Give back what `load` took; harmless when called twice."""

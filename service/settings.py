@@ -1,0 +1,118 @@
+"""Everything that can be set: defaults, a TOML file, `ATSNET_*` variables, arguments; later ones win."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from atsnet.imaging import DEFAULT_MAX_PIXELS
+
+ENV_PREFIX: Final = "ATSNET_"
+
+_MIB: Final = 1024 * 1024
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or wrong; the message names it and where it came from."""
+
+
+def available_cpus() -> int:
+    """CPUs that this process may run on: its affinity where the system has one, else all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Settings(BaseSettings):
+    """The resolved settings of one service process."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+
+    weights: Path = Field(default=Path("weights"), description="Directory of the bundles.")
+    bundle: str = Field(
+        default="tec-grain-demo/1",
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}/[a-z0-9][a-z0-9._-]{0,63}$",
+        description="Bundle to serve, `name/version`.",
+    )
+    var: Path = Field(default=Path("var"), description="Directory of everything that the service writes.")
+
+    sessions: int = Field(
+        default_factory=available_cpus,
+        ge=1,
+        le=1024,
+        description="Single-threaded inference sessions; by default one a CPU that the process may use.",
+    )
+    queue_size: int = Field(
+        default=64, ge=1, le=100_000, description="Inspections that may wait for a session; more are refused with 429."
+    )
+    deadline_ms: int = Field(
+        default=30_000, ge=1, le=600_000, description="Deadline of requests that name none, in ms from arrival."
+    )
+    max_body_bytes: int = Field(default=64 * _MIB, ge=1024, description="Largest request body.")
+    max_pixels: int = Field(default=DEFAULT_MAX_PIXELS, ge=1, description="Most pixels of an image, by its header.")
+
+    archive_max_bytes: int = Field(
+        default=2048 * _MIB, ge=0, description="Room for kept images and maps; the oldest go first. 0 keeps none."
+    )
+    archive_queue_bytes: int = Field(
+        default=256 * _MIB, ge=1, description="Images that may wait in memory to be kept; more are not kept."
+    )
+
+    log_format: Literal["json", "console"] = Field(default="json", description="Log lines for machines or for people.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
+    grace_seconds: float = Field(
+        default=10.0, gt=0, le=3600, description="Time for accepted work to finish after SIGTERM or SIGINT."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources, strongest first: arguments, environment, file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
+    """Resolve the settings from a TOML file (if any), the environment and `overrides`.
+
+    Raises:
+        SettingsError: The file cannot be read or is no TOML, a key is unknown or a value is wrong.
+    """
+    if config is not None:
+        _check_readable(config)
+
+    class ConfiguredSettings(Settings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    try:
+        return ConfiguredSettings(**overrides)
+    except ValidationError as error:
+        source = (
+            f"{config}, {ENV_PREFIX}* variables or arguments" if config else f"{ENV_PREFIX}* variables or arguments"
+        )
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (got {item['input']!r})"
+            for item in error.errors()
+        )
+        raise SettingsError(f"settings from {source}: {problems}") from error
+
+
+def _check_readable(config: Path) -> None:
+    # pydantic-settings skips a missing file silently; a mistyped --config must not start with the defaults.
+    try:
+        tomllib.loads(config.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{config} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{config} is not valid TOML: {error}") from error
