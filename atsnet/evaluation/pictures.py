@@ -102,7 +102,7 @@ def draw_scores(path: Path, labels: Sequence[str], scores: Float64Array, thresho
 
 
 def draw_examples(path: Path, scene: Scene) -> None:
-    """Three columns of image, heatmap overlay and mask: the lowest defective ones, the highest good ones, and typical hits."""
+    """Images with heatmap and mask, in three columns: lowest defective, highest good, upper half of defective."""
     defective = np.array([sample.defective for sample in scene.samples])
     ascending = np.argsort(scene.scores, kind="stable")
     of_defects, of_good = ascending[defective[ascending]], ascending[~defective[ascending]]
