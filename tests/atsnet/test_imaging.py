@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atsnet import imaging
 from atsnet.imaging import (
     ImageError,
     ImageTooLargeError,
@@ -173,7 +172,7 @@ def test_a_bomb_is_refused_from_its_header(monkeypatch: pytest.MonkeyPatch) -> N
     def explode(*_: object) -> None:
         raise AssertionError("the pixels were decoded")
 
-    monkeypatch.setattr(imaging.cv2, "imdecode", explode)
+    monkeypatch.setattr(cv2, "imdecode", explode)
     with pytest.raises(ImageTooLargeError, match="PNG image has 30000x30000 pixels; at most 40000000"):
         decode(_png_bomb(30_000))
 

@@ -1,0 +1,165 @@
+from pathlib import Path
+
+import pytest
+
+from atsnet.data.grains import write_grain_set
+from atsnet.data.layout import DataError, Sample, find_dataset, fingerprint, split_holdout
+
+
+def _touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+
+
+def _samples(root: Path, count: int) -> list[Sample]:
+    names = [f"{index:03d}.png" for index in range(count)]
+    _touch(root, *names)
+    return [Sample(root / name, name) for name in names]
+
+
+def test_a_set_of_grains_is_in_the_mvtec_layout(tmp_path: Path) -> None:
+    write_grain_set(tmp_path, train=3, good=2, defects=5, size=64)
+    dataset = find_dataset(tmp_path)
+    assert dataset.layout == "mvtec"
+    assert [sample.name for sample in dataset.train] == [f"train/good/{index:03d}.png" for index in range(3)]
+    assert all(sample.label == "good" and sample.mask is None and not sample.defective for sample in dataset.train)
+    assert [(sample.name, sample.label) for sample in dataset.test] == [
+        ("test/chip/000.png", "chip"),
+        ("test/contamination/000.png", "contamination"),
+        ("test/crack/000.png", "crack"),
+        ("test/good/000.png", "good"),
+        ("test/good/001.png", "good"),
+        ("test/pit/000.png", "pit"),
+        ("test/scratch/000.png", "scratch"),
+    ]
+    for sample in dataset.test:
+        expected = tmp_path / "ground_truth" / sample.label / "000_mask.png" if sample.defective else None
+        assert sample.mask == expected
+        assert sample.path == tmp_path / sample.name
+    assert dataset.unmasked == ()
+
+
+def test_what_is_no_visible_image_is_left_out(tmp_path: Path) -> None:
+    _touch(tmp_path, "train/good/a.png", "train/good/.hidden.png", "train/good/notes.txt", "train/good/b.JPG")
+    _touch(tmp_path, "test/dent/1.png", "test/.cache/1.png", "test/readme.png", "ground_truth/dent/1_mask.png")
+    (tmp_path / "train/good/folder.png").mkdir()
+    dataset = find_dataset(tmp_path)
+    assert [sample.name for sample in dataset.train] == ["train/good/a.png", "train/good/b.JPG"]
+    assert [sample.name for sample in dataset.test] == ["test/dent/1.png"]
+
+
+def test_a_defective_image_without_a_mask_is_kept_and_reported(tmp_path: Path) -> None:
+    _touch(tmp_path, "train/good/a.png", "test/dent/1.png", "test/dent/2.png", "ground_truth/dent/2_mask.png")
+    dataset = find_dataset(tmp_path)
+    assert [sample.name for sample in dataset.unmasked] == ["test/dent/1.png"]
+    assert dataset.test[1].mask == tmp_path / "ground_truth/dent/2_mask.png"
+
+
+def test_masks_of_no_image_are_an_error_that_lists_them(tmp_path: Path) -> None:
+    _touch(tmp_path, "train/good/a.png", "test/dent/1.png", "ground_truth/dent/1_mask.png")
+    _touch(tmp_path, "ground_truth/dent/7_mask.png", "ground_truth/rust/1_mask.png")
+    with pytest.raises(DataError) as caught:
+        find_dataset(tmp_path)
+    message = str(caught.value)
+    assert message.startswith("2 files under ")
+    assert str(tmp_path / "ground_truth/dent/7_mask.png") in message
+    assert str(tmp_path / "ground_truth/rust/1_mask.png") in message
+    assert "dent/1_mask" not in message
+
+
+def test_two_images_for_one_mask_are_an_error(tmp_path: Path) -> None:
+    _touch(tmp_path, "train/good/a.png", "test/dent/1.png", "test/dent/1.jpg", "ground_truth/dent/1_mask.png")
+    with pytest.raises(DataError, match="several images for one mask: 1"):
+        find_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("made", ["train/good/notes.txt", "train/bad/1.png"])
+def test_no_good_images_to_train_on(tmp_path: Path, made: str) -> None:
+    _touch(tmp_path, made, "test/good/1.png")
+    with pytest.raises(DataError, match=str(tmp_path / "train" / "good")):
+        find_dataset(tmp_path)
+
+
+def test_a_plain_folder_holds_good_images_at_any_depth(tmp_path: Path) -> None:
+    _touch(tmp_path, "z.png", "lot2/b.tif", "lot1/deep/a.bmp", ".trash/x.png", "lot1/.x.png", "lot1/list.csv")
+    dataset = find_dataset(tmp_path)
+    assert dataset.layout == "folder"
+    assert [sample.name for sample in dataset.train] == ["lot1/deep/a.bmp", "lot2/b.tif", "z.png"]
+    assert dataset.test == ()
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    _touch(root, "a.png")
+    _touch(elsewhere, "b.png")
+    (root / "linked").symlink_to(elsewhere)
+    (root / "itself").symlink_to(root)
+    assert [sample.name for sample in find_dataset(root).train] == ["a.png", "linked/b.png"]
+
+
+def test_several_data_sets_are_not_one_folder_of_good_images(tmp_path: Path) -> None:
+    _touch(tmp_path, "bottle/train/good/1.png", "bottle/test/broken/1.png", "cable/train/good/1.png")
+    with pytest.raises(DataError, match=r"holds 2 data sets; name one of them: bottle, cable"):
+        find_dataset(tmp_path)
+
+
+def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    missing, file, empty = tmp_path / "missing", tmp_path / "a.png", tmp_path / "empty"
+    file.write_bytes(b"")
+    empty.mkdir()
+    for path, message in ((missing, "does not exist"), (file, "is not a folder"), (empty, "no images in")):
+        with pytest.raises(DataError, match=message) as caught:
+            find_dataset(path)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "held_out"), [(2, 0.01, 1), (2, 0.99, 1), (10, 0.25, 2), (10, 0.99, 9), (114, 0.15, 17)]
+)
+def test_holdout_sizes(tmp_path: Path, count: int, fraction: float, held_out: int) -> None:
+    samples = _samples(tmp_path, count)
+    train, holdout = split_holdout(samples, fraction, seed=0)
+    assert (len(train), len(holdout)) == (count - held_out, held_out)
+    assert sorted([*train, *holdout], key=lambda sample: sample.name) == samples
+    assert list(holdout) == sorted(holdout, key=lambda sample: sample.name)
+
+
+def test_the_seed_decides_the_holdout(tmp_path: Path) -> None:
+    samples = _samples(tmp_path, 40)
+    assert split_holdout(samples, 0.25, seed=3) == split_holdout(samples, 0.25, seed=3)
+    assert len({split_holdout(samples, 0.25, seed=seed)[1] for seed in range(5)}) == 5
+
+
+def test_a_split_needs_two_images_and_a_real_fraction(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"at least 2 good images.*only .*000.png"):
+        split_holdout(_samples(tmp_path, 1), 0.5, 0)
+    with pytest.raises(DataError, match="got 0"):
+        split_holdout([], 0.5, 0)
+    for fraction in (0.0, 1.0):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            split_holdout(_samples(tmp_path, 3), fraction, 0)
+
+
+def test_the_fingerprint_is_of_names_and_contents_not_of_places(tmp_path: Path) -> None:
+    here, there = _samples(tmp_path / "here", 3), _samples(tmp_path / "there", 3)
+    first = fingerprint(here)
+    assert len(first) == 64
+    assert fingerprint(there) == fingerprint(reversed(here)) == first
+    assert fingerprint(here[:2]) != first
+    renamed = Sample(here[2].path, "other.png")
+    assert fingerprint([*here[:2], renamed]) != first
+    here[1].path.write_bytes(b"altered")
+    assert fingerprint(here) != first
+
+
+def test_a_fingerprint_lists_every_file_that_is_gone(tmp_path: Path) -> None:
+    samples = _samples(tmp_path, 30)
+    for sample in samples[:25]:
+        sample.path.unlink()
+    with pytest.raises(DataError, match=r"25 files cannot be read") as caught:
+        fingerprint(samples)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 1 + 20 + 1
+    assert lines[-1].strip() == "and 5 more"
+    assert str(samples[0].path) in lines[1]
