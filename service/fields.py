@@ -118,10 +118,15 @@ def validate(given: Mapping[str, str]) -> Fields:
     return fields
 
 
-def peek_trigger(given: Mapping[str, str]) -> int | None:
-    """The trigger where it can be read, so that every refusal can echo it."""
+def peek_trigger(request: Request) -> int | None:
+    """The trigger of query or headers where it can be read, so that even the refusal of other fields can echo it."""
+    return parse_trigger(request.query_params.get("trigger") or request.headers.get(f"{HEADER_PREFIX}trigger"))
+
+
+def parse_trigger(text: str | None) -> int | None:
+    """A trigger as a number, `None` where it is none."""
     try:
-        return Fields.model_validate({"trigger": given.get("trigger")}).trigger
+        return Fields.model_validate({"trigger": text}).trigger
     except ValidationError:
         return None
 

@@ -43,7 +43,7 @@ def serve(settings: Settings, runtime: Runtime | None = None) -> ExitCode:
     """
     configure_logs(settings.log_format, settings.log_level)
     try:
-        listener = _bind(settings.host, settings.port)
+        listener = bind(settings.host, settings.port)
     except OSError as error:
         taken = f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
         print(f"error: {taken}; stop what uses it, or choose another port (ATSNET_PORT)", file=sys.stderr)  # noqa: T201
@@ -117,11 +117,18 @@ async def _run(config: uvicorn.Config, listener: socket.socket, settings: Settin
     return code
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one.
+
+    Raises:
+        OSError: The address is taken, or is none of this machine's.
+    """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Inherited by every connection: head and body of an answer are two writes, and 40 ms would lie between them.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
     except OSError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from service.body import BodyReader
-from service.fields import Fields, add_parts, peek_trigger, validate
+from service.fields import Fields, add_parts, parse_trigger, validate
 from service.multipart import boundary_of, parse_form
 from service.problems import DEADLINE_PASSED, NOT_AN_IMAGE, WRONG_FIELD, Problem
 
@@ -51,8 +51,9 @@ async def read_submission(
             detail = f"the form has no part {IMAGE_PART!r}; has: {', '.join(parts) or 'none'}"
             raise Problem(WRONG_FIELD, detail, extensions={"field": IMAGE_PART})
         image = parts.pop(IMAGE_PART)
+        if "trigger" in parts:
+            request.state.trigger = parse_trigger(parts["trigger"].decode("utf-8", "replace"))
         add_parts(given, parts)
-        request.state.trigger = peek_trigger(given)
         fields = validate(given)
         deadline = _deadline(fields, arrival, default_deadline_ms)
     if not image:

@@ -42,9 +42,9 @@ async def inspect(request: Request) -> Response:
     name: str | None = None
     outcome = "failed"
     try:
+        request.state.trigger = peek_trigger(request)
         given = url_and_header_fields(request)
         name = given.get("station")
-        request.state.trigger = peek_trigger(given)
         with station.admitted():
             submission = await read_submission(
                 request, body, given, arrival=arrival, default_deadline_ms=station.settings.deadline_ms

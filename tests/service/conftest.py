@@ -1,110 +1,12 @@
-"""A tiny bundle whose answers the fake runtime knows, and a real server on a free port to drive it through."""
-
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import cv2
-import httpx
-import numpy as np
 import pytest
-import uvicorn
+from serving import Line, running, write_bundle
 
-from atsnet.imaging import InputGeometry, to_frame
-from model_export.bundle import MANIFEST_NAME, Bundle, Calibration, GoldenSample, Manifest, describe_file, load_bundle
-from service.app import create_app
+from model_export.bundle import Bundle, load_bundle
 from service.runtimes.fake import FakeRuntime
 from service.settings import Settings
-from service.station import Station
-
-GEOMETRY = InputGeometry(height=256, width=256, color="mono")
-MAP_SIZE = 32
-SCORE_THRESHOLD = 4.0
-SQUARE = (96, 64, 32, 32)  # x, y, width, height: whole cells of the map
-
-
-def encode(image: np.ndarray, suffix: str = ".png") -> bytes:
-    encoded, data = cv2.imencode(suffix, image)
-    assert encoded
-    return data.tobytes()
-
-
-def good_image() -> np.ndarray:
-    """Dark enough to pass: calibrated score 64 / 128."""
-    return np.full((256, 256), 64, np.uint8)
-
-
-def defective_image() -> np.ndarray:
-    """A bright square on the good image: calibrated score 200 / 128."""
-    image = good_image()
-    x, y, width, height = SQUARE
-    image[y : y + height, x : x + width] = 200
-    return image
-
-
-GOOD = encode(good_image())
-DEFECTIVE = encode(defective_image())
-
-
-def write_bundle(
-    weights: Path, *, graph: bytes = b"no graph", change: Callable[[dict[str, Any]], None] = lambda _: None
-) -> Path:
-    """Write `tec-grain-demo/1` with one good and one defective golden sample; `change` edits its manifest."""
-    path = weights / "tec-grain-demo" / "1"
-    (path / "samples").mkdir(parents=True)
-    (path / "model.onnx").write_bytes(graph)
-    samples = []
-    for name, image in (("good", good_image()), ("crack", defective_image())):
-        (path / "samples" / f"{name}.png").write_bytes(encode(image))
-        brightness = to_frame(image, GEOMETRY).pixels[:, :, 0].astype(np.float32) / 128
-        anomaly_map = cv2.resize(brightness, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA)
-        np.save(path / "samples" / f"{name}.npy", anomaly_map.astype(np.float16))
-        score = float(anomaly_map.max())
-        samples.append(
-            GoldenSample(
-                image=f"samples/{name}.png",
-                anomaly_map=f"samples/{name}.npy",
-                score=score * SCORE_THRESHOLD,
-                verdict="fail" if score > 1 else "pass",
-                label=name,
-            )
-        )
-    files = ["model.onnx", *(str(file.relative_to(path)) for file in sorted((path / "samples").iterdir()))]
-    manifest = Manifest(
-        name="tec-grain-demo",
-        version="1",
-        product="tec-grain",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-        graphs={"float32": "model.onnx"},
-        input=GEOMETRY,
-        map_height=MAP_SIZE,
-        map_width=MAP_SIZE,
-        calibration=Calibration(
-            score_threshold=SCORE_THRESHOLD,
-            map_threshold=1.0,
-            target_false_reject_rate=0.01,
-            normal_images=10,
-            method="made up",
-        ),
-        golden_samples=tuple(samples),
-        score_tolerance=1e-3,
-        network={},
-        training={},
-        data={},
-        metrics={},
-        backbone={"source": "none", "licence": "none"},
-        files={name: describe_file(path / name) for name in files},
-    )
-    document = manifest.model_dump(mode="json")
-    change(document)
-    (path / MANIFEST_NAME).write_text(Manifest.model_validate(document).model_dump_json())
-    return path
 
 
 @pytest.fixture
@@ -121,51 +23,6 @@ def bundle(weights: Path) -> Bundle:
 @pytest.fixture
 def settings(weights: Path, tmp_path: Path) -> Settings:
     return Settings(weights=weights, var=tmp_path / "var", sessions=1, port=0)
-
-
-@dataclass
-class Line:
-    """A running service and a client of it."""
-
-    http: httpx.Client
-    station: Station
-    url: str
-
-    def post(self, image: bytes = GOOD, query: dict[str, Any] | None = None, **options: Any) -> httpx.Response:
-        return self.http.post("/v1/inspections", content=image, params=query, **options)
-
-
-@contextmanager
-def running(settings: Settings, runtime: FakeRuntime, *, until_ready: bool = True) -> Iterator[Line]:
-    """Serve in a thread of its own until the block ends."""
-    app = create_app(settings, runtime)
-    config = uvicorn.Config(app, lifespan="on", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    with ExitStack() as cleanup:
-        listener = cleanup.enter_context(socket.create_server(("127.0.0.1", 0)))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-
-        def stop() -> None:
-            runtime.release()
-            server.should_exit = True
-            thread.join()
-
-        cleanup.callback(stop)
-        http = cleanup.enter_context(httpx.Client(base_url=url, timeout=30, trust_env=False))
-        wait_until(lambda: server.started)
-        if until_ready:
-            wait_until(lambda: http.get("/readyz").status_code == 200)
-        yield Line(http, app.state.station, url)
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-    """Wait for what must come to pass sooner or later; the limit only ends a hopeless wait."""
-    limit = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < limit, "it never came to pass"
-        time.sleep(0.005)
 
 
 @pytest.fixture
