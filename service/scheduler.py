@@ -7,7 +7,7 @@ whole of what the rest of the service knows, so an engine in another process can
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -74,6 +74,7 @@ class Scheduler:
         self._max_batch = description.max_batch
         # Insertion-ordered, and a request that gives up leaves from the middle at once.
         self._waiting: dict[_Job, None] = {}
+        self._running: set[_Job] = set()
         self._arrived = asyncio.Condition()
         self._lanes: list[asyncio.Task[None]] = []
         self._threads = ThreadPoolExecutor(description.lanes, thread_name_prefix="lane")
@@ -118,16 +119,23 @@ class Scheduler:
                 # Cancelled in the very tick in which it failed: seen, so that asyncio does not report it as forgotten.
                 job.answer.exception()
 
+    def abandon(self) -> None:
+        """Refuse further frames and give up those that wait and those whose batch still runs."""
+        self._refuse([*self._waiting, *self._running])
+
     async def close(self) -> None:
-        """Refuse further frames, fail those that wait, let running batches end, stop the lanes."""
-        self._closed = True
-        for job in list(self._waiting):
-            _fail(job, SchedulerClosedError("the service shut down before the image was inspected"))
-        self._waiting.clear()
+        """Refuse further frames, give up those that wait, let running batches end, stop the lanes."""
+        self._refuse(self._waiting)
         async with self._arrived:
             self._arrived.notify_all()
         await asyncio.gather(*self._lanes)
         self._threads.shutdown()
+
+    def _refuse(self, jobs: Iterable[_Job]) -> None:
+        self._closed = True
+        for job in jobs:
+            _fail(job, SchedulerClosedError("the service shut down before the image was inspected"))
+        self._waiting.clear()
 
     async def _run_lane(self) -> None:
         while True:
@@ -155,6 +163,7 @@ class Scheduler:
 
     async def _compute(self, batch: Sequence[_Job]) -> None:
         self._on_batch(len(batch))
+        self._running.update(batch)
         started = time.monotonic()
         try:
             scores, maps = await asyncio.get_running_loop().run_in_executor(
@@ -165,6 +174,8 @@ class Scheduler:
             for job in batch:
                 _fail(job, EngineError(f"the engine failed: {type(error).__name__}"))
             return
+        finally:
+            self._running.difference_update(batch)
         inference_s = time.monotonic() - started
         for job, score, anomaly_map in zip(batch, scores, maps, strict=True):
             if not job.answer.done():

@@ -22,6 +22,8 @@ from service.station import Station
 log = structlog.get_logger(__name__)
 
 _BACKLOG: Final = 2048
+_REFUSAL_S: Final = 2.0
+"""Time for the refusals of what could not be finished to reach their clients."""
 
 
 class ExitCode(IntEnum):
@@ -110,6 +112,9 @@ async def _run(config: uvicorn.Config, listener: socket.socket, settings: Settin
         done, _ = await asyncio.wait({idle, hurry}, timeout=settings.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
         if idle not in done:
             log.error("drain_cut_short", unanswered=station.in_flight)
+            station.abandon()
+            server.should_exit = True
+            await asyncio.wait({serving}, timeout=_REFUSAL_S)
             return ExitCode.DRAIN_CUT_SHORT
         hurry.cancel()
     server.should_exit = True

@@ -151,9 +151,9 @@ class Station:
 
     def begin_drain(self) -> None:
         """Refuse new inspections from now on."""
-        if self.state != "failed":
+        if self.state in ("starting", "ready"):
             self.state = "draining"
-        log.info("draining", in_flight=self._in_flight)
+            log.info("draining", in_flight=self._in_flight)
 
     @property
     def in_flight(self) -> int:
@@ -163,6 +163,11 @@ class Station:
     async def idle(self) -> None:
         """Wait until nothing is under way."""
         await self._idle.wait()
+
+    def abandon(self) -> None:
+        """Refuse what is under way and has no verdict yet: its time is up."""
+        if self._equipment is not None:
+            self._equipment.scheduler.abandon()
 
     async def stop(self) -> None:
         """Stop everything; what was not computed by now is refused, what was recorded is flushed."""

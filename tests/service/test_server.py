@@ -1,0 +1,215 @@
+"""The server as a process of its own: signals, crashes and what it says at start."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from serving import DEFECTIVE, wait_until
+
+# Serves with a runtime that blocks on SIGUSR1 and goes on with SIGUSR2.
+PROGRAM = """
+import signal, sys
+from service.runtimes.fake import FakeRuntime
+from service.server import serve
+from service.settings import load_settings
+runtime = FakeRuntime()
+signal.signal(signal.SIGUSR1, lambda *_: runtime.block())
+signal.signal(signal.SIGUSR2, lambda *_: runtime.release())
+sys.exit(serve(load_settings(), runtime))
+"""
+
+PART = {"station": "s1", "serial": "A1", "trigger": 1}
+
+
+class Server:
+    """A started process, ready to inspect."""
+
+    def __init__(self, process: subprocess.Popen[str], banner: list[str], http: httpx.Client) -> None:
+        self.process = process
+        self.banner = banner
+        self.http = http
+
+    def post(self, query: dict[str, Any] | None = None) -> httpx.Response:
+        return self.http.post("/v1/inspections", content=DEFECTIVE, params=query)
+
+    def in_flight_reaches_the_runtime(self) -> bool:
+        return "inspect_batch_size_count 1.0" in self.http.get("/metrics").text
+
+
+def environment(tmp_path: Path, **settings: object) -> dict[str, str]:
+    chosen = {"weights": tmp_path / "weights", "var": tmp_path / "var", "port": 0, "sessions": 1, **settings}
+    return {**os.environ, **{f"ATSNET_{name.upper()}": str(value) for name, value in chosen.items()}}
+
+
+@contextmanager
+def started(tmp_path: Path, **settings: object) -> Iterator[Server]:
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            env=environment(tmp_path, **settings),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            banner = [process.stdout.readline() for _ in range(3)]
+            assert banner[0], (tmp_path / "log").read_text()
+            with httpx.Client(base_url=banner[0].split()[3], timeout=30, trust_env=False) as http:
+                yield Server(process, banner, http)
+        finally:
+            process.kill()
+
+
+def fails_to_start(tmp_path: Path, **settings: object) -> tuple[int, str]:
+    completed = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=environment(tmp_path, **settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert completed.stdout == ""
+    assert "Traceback" not in completed.stderr
+    return completed.returncode, completed.stderr
+
+
+@pytest.mark.usefixtures("weights")
+def test_announcement_has_a_line_that_works(tmp_path: Path) -> None:
+    with started(tmp_path) as server:
+        address = str(server.http.base_url)
+        assert f"{address}/docs".replace("//docs", "/docs") in server.banner[1]
+        assert server.http.get("/docs").status_code == 200
+        curl = server.banner[2].split("curl", 1)[1]
+        reply = subprocess.run(f"curl {curl}", shell=True, capture_output=True, check=True, timeout=60)
+        assert orjson.loads(reply.stdout)["verdict"] == "fail"
+
+
+@pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_signal_drains_and_ends_with_success(tmp_path: Path, told: signal.Signals) -> None:
+    with started(tmp_path) as server, ThreadPoolExecutor() as pool:
+        server.process.send_signal(signal.SIGUSR1)
+        accepted = pool.submit(server.post)
+        wait_until(server.in_flight_reaches_the_runtime)
+        server.process.send_signal(told)
+        wait_until(lambda: server.http.get("/readyz").status_code == 503)
+        refused = server.post()
+        assert (refused.status_code, refused.json()["code"]) == (503, 40)
+        assert server.process.poll() is None
+        server.process.send_signal(signal.SIGUSR2)
+        assert accepted.result().json()["verdict"] == "fail"
+        assert server.process.wait(30) == 0
+
+
+@pytest.mark.usefixtures("weights")
+def test_runtime_that_hangs_does_not_outlive_the_grace_time(tmp_path: Path) -> None:
+    with started(tmp_path, grace_seconds=0.3) as server, ThreadPoolExecutor() as pool:
+        server.process.send_signal(signal.SIGUSR1)
+        hung = pool.submit(server.post)
+        wait_until(server.in_flight_reaches_the_runtime)
+        server.process.terminate()
+        assert server.process.wait(30) == 5
+        assert (hung.result().status_code, hung.result().json()["code"]) == (503, 40)
+
+
+@pytest.mark.usefixtures("weights")
+def test_second_signal_does_not_wait(tmp_path: Path) -> None:
+    with started(tmp_path, grace_seconds=3600) as server, ThreadPoolExecutor() as pool:
+        server.process.send_signal(signal.SIGUSR1)
+        hung = pool.submit(server.post)
+        wait_until(server.in_flight_reaches_the_runtime)
+        server.process.terminate()
+        wait_until(lambda: server.http.get("/readyz").status_code == 503)
+        server.process.terminate()
+        assert server.process.wait(30) == 5
+        assert (hung.result().status_code, hung.result().json()["code"]) == (503, 40)
+
+
+@pytest.mark.usefixtures("weights")
+def test_kill_loses_no_answered_verdict(tmp_path: Path) -> None:
+    answered: list[dict[str, Any]] = []
+    enough = threading.Event()
+
+    def inspect_until_it_dies(server: Server, station: int) -> None:
+        for trigger in range(100_000):
+            query = {"station": f"s{station}", "serial": "A1", "trigger": trigger}
+            try:
+                answered.append(server.post(query).json())
+            except httpx.HTTPError:
+                return
+            if len(answered) > 40:
+                enough.set()
+
+    with started(tmp_path) as server, ThreadPoolExecutor() as pool:
+        clients = [pool.submit(inspect_until_it_dies, server, station) for station in range(4)]
+        assert enough.wait(60)
+        server.process.kill()
+        for client in clients:
+            client.result()
+    with started(tmp_path) as server:
+        for reply in answered:
+            record = server.http.get(f"/v1/inspections/{reply['id']}").json()
+            assert (record["verdict"], record["score"]) == (reply["verdict"], reply["score"])
+
+
+@pytest.mark.usefixtures("weights")
+def test_log_is_one_json_line_an_event(tmp_path: Path) -> None:
+    with started(tmp_path) as server:
+        inspection_id = server.post(PART).json()["id"]
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+    events = [orjson.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    [line] = [event for event in events if event["event"] == "inspected"]
+    assert (line["id"], line["verdict"], line["score"]) == (inspection_id, "fail", 1.5625)
+    assert (line["station"], line["serial"], line["level"]) == ("s1", "A1", "info")
+    assert line["ms"] > 0
+    assert [event["event"] for event in events if event["event"] in {"ready", "draining", "stopped"}] == [
+        "ready",
+        "draining",
+        "stopped",
+    ]
+
+
+@pytest.mark.usefixtures("weights")
+def test_address_that_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, error = fails_to_start(tmp_path, port=port)
+    assert code == 4
+    assert f"127.0.0.1:{port}" in error
+    assert "ATSNET_PORT" in error
+
+
+@pytest.mark.usefixtures("weights")
+def test_bundle_that_is_missing_says_what_there_is(tmp_path: Path) -> None:
+    code, error = fails_to_start(tmp_path, bundle="nut/3")
+    assert code == 3
+    assert "nut/3" in error
+    assert "tec-grain-demo/1" in error
+
+
+def test_bundle_that_was_altered(tmp_path: Path, weights: Path) -> None:
+    (weights / "tec-grain-demo" / "1" / "model.onnx").write_bytes(b"another graph")
+    code, error = fails_to_start(tmp_path)
+    assert code == 3
+    assert "is not the file that was validated" in error
+
+
+def test_service_needs_no_torch() -> None:
+    program = "import sys, service.app, service.server; assert 'torch' not in sys.modules and 'onnx' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
