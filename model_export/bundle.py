@@ -62,6 +62,11 @@ class Calibration(_Model):
     """Held-out normal images that the thresholds were learned from."""
     method: str
 
+    @property
+    def boundaries(self) -> tuple[float, ...]:
+        """Calibrated scores at which the verdict changes."""
+        return (1.0,) if self.review_score is None else (self.review_score, 1.0)
+
     def verdict(self, score: float) -> Verdict:
         """What a raw score means at the shipped thresholds; a score that is not a number fails."""
         calibrated = score / self.score_threshold

@@ -1,7 +1,8 @@
 """Golden samples: images that travel in the bundle with the answers that it must give to them.
 
 They prove at the station that the graph still answers as it did when it was validated. They are no measure of
-quality: of each label, images are taken whose verdict is right, if there are any.
+quality: of each label, images are taken whose verdict is right, if there are any. None lies close to a boundary between
+verdicts, where the rounding of another processor would fail the self-test.
 """
 
 import re
@@ -20,6 +21,10 @@ from model_export.bundle import Bundle, Calibration, GoldenSample
 from model_export.scorers import Scorer
 
 SAMPLES_FOLDER: Final = "samples"
+_MARGIN: Final = 0.02
+"""Least distance of a golden sample's calibrated score from any boundary between verdicts."""
+_FAINT: Final = 0.05
+"""Calibrated score below which relative differences say little; such images are taken only for want of others."""
 _FLOAT16_MAX: Final = float(np.finfo(np.float16).max)
 
 
@@ -56,18 +61,14 @@ def choose_golden_samples(
         by_label.setdefault(sample.label, []).append(sample)
     chosen: list[Sample] = []
     for label in sorted(by_label, key=lambda label: (label != GOOD, label)):
-        scored = [(_score(sample.path, scorer, geometry)[0], sample) for sample in by_label[label][: choice.candidates]]
-        wanted = "pass" if label == GOOD else "fail"
-        right = [item for item in scored if calibration.verdict(item[0]) == wanted]
-        if right:
-            middle = float(np.median([score for score, _ in right]))
-            ranked = sorted(right, key=lambda item: (abs(item[0] - middle), item[1].name))
-        else:  # the clearest of those that are judged wrong
-            ranked = sorted(scored, key=lambda item: (item[0] if label == GOOD else -item[0], item[1].name))
-        count = choice.good if label == GOOD else choice.per_defect
-        chosen += [sample for _, sample in ranked[:count]]
+        candidates = by_label[label][: choice.candidates]
+        scored = [(_score(sample.path, scorer, geometry)[0], sample) for sample in candidates]
+        usable = [item for item in scored if _distance_to_boundary(item[0], calibration) >= _MARGIN]
+        chosen += _rank(usable, label, calibration)[: choice.good if label == GOOD else choice.per_defect]
     if not chosen:
-        raise GoldenSampleError("a bundle needs golden samples; give at least one readable image of a good part")
+        raise GoldenSampleError(
+            "a bundle needs golden samples; give at least one image whose score is not close to a threshold"
+        )
     return chosen
 
 
@@ -84,7 +85,7 @@ def record_golden_samples(
         calibration: Draws the verdicts.
 
     Raises:
-        GoldenSampleError: An image cannot be encoded, or the answer to it is not finite.
+        GoldenSampleError: An image cannot be encoded, the answer to it is not finite, or too close to a boundary.
         ImageError: An image cannot be read.
     """
     (directory / SAMPLES_FOLDER).mkdir()
@@ -102,6 +103,11 @@ def record_golden_samples(
         score, anomaly_map = _score(image, scorer, geometry)
         if not (np.isfinite(score) and np.isfinite(anomaly_map).all()):
             raise GoldenSampleError(f"the answer to {sample.path} is not finite; the network's weights are damaged")
+        if _distance_to_boundary(score, calibration) < _MARGIN:
+            raise GoldenSampleError(
+                f"{sample.path} scores {score / calibration.score_threshold:.4g} (calibrated), too close to a boundary "
+                "between verdicts for a golden sample"
+            )
         np.save(directory / f"{stem}.npy", np.clip(anomaly_map, 0, _FLOAT16_MAX).astype(np.float16))
         golden.append(
             GoldenSample(
@@ -143,6 +149,23 @@ def check_golden_samples(bundle: Bundle, scorer: Scorer) -> Mapping[str, float]:
             raise GoldenSampleError(f"{bundle.path}: the anomaly map of {sample.image} is not the one recorded")
         differences[sample.image] = difference
     return differences
+
+
+def _rank(scored: Sequence[tuple[float, Sample]], label: str, calibration: Calibration) -> list[Sample]:
+    """The best golden samples of a label first."""
+    wanted = "pass" if label == GOOD else "fail"
+    right = [item for item in scored if calibration.verdict(item[0]) == wanted]
+    if not right:  # the clearest of those that are judged wrong
+        ranked = sorted(scored, key=lambda item: (item[0] if label == GOOD else -item[0], item[1].name))
+        return [sample for _, sample in ranked]
+    middle = float(np.median([score for score, _ in right]))
+    faint = _FAINT * calibration.score_threshold
+    ranked = sorted(right, key=lambda item: (item[0] < faint, abs(item[0] - middle), item[1].name))
+    return [sample for _, sample in ranked]
+
+
+def _distance_to_boundary(score: float, calibration: Calibration) -> float:
+    return min(abs(score / calibration.score_threshold - boundary) for boundary in calibration.boundaries)
 
 
 def _score(path: Path, scorer: Scorer, geometry: InputGeometry) -> tuple[float, Float32Array]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,7 +13,9 @@ from atsnet.imaging import Float32Array, InputGeometry, UInt8Array, read_image, 
 from model_export.bundle import Calibration, Verdict
 from model_export.scorers import Scorer
 
-_MAX_NAMED = 10
+_MAX_NAMED: Final = 10
+_ROUNDING: Final = 1e-5
+"""Relative; some float32 steps. A threshold may be the very score of a frame, and then this decides its verdict."""
 
 
 class _Model(BaseModel):
@@ -41,11 +44,13 @@ class FrameParity(_Model):
     map_relative: float
     reference_verdict: Verdict
     verdict: Verdict
+    on_boundary: bool
+    """Whether both scores are on a verdict's boundary, but for float32 rounding: then neither verdict is wrong."""
 
     @property
     def flipped(self) -> bool:
-        """Whether the part would have been treated otherwise."""
-        return self.verdict != self.reference_verdict
+        """Whether the part would have been treated otherwise, and not by mere rounding."""
+        return self.verdict != self.reference_verdict and not self.on_boundary
 
     def within(self, limits: ParityLimits) -> bool:
         """Whether score and map are close enough; NaN never is."""
@@ -67,6 +72,8 @@ class ParityReport(_Model):
     map_absolute_mean: float
     flipped: tuple[FrameParity, ...]
     """Frames with another verdict."""
+    ties: tuple[FrameParity, ...]
+    """Frames with another verdict, whose score is the threshold itself but for rounding; they are let pass."""
     beyond: tuple[FrameParity, ...]
     """Frames whose score or map is beyond the limits."""
 
@@ -152,6 +159,7 @@ def compare(
         map_absolute_max=float(np.max([frame.map_absolute for frame in results])),
         map_absolute_mean=float(np.mean(map_means)),
         flipped=tuple(frame for frame in results if frame.flipped),
+        ties=tuple(frame for frame in results if frame.on_boundary and frame.verdict != frame.reference_verdict),
         beyond=tuple(frame for frame in results if not frame.within(limits)),
     )
 
@@ -193,6 +201,10 @@ def _compare_frame(
         map_relative=float((difference / np.maximum(1, np.abs(reference_map))).max()) if finite else math.inf,
         reference_verdict=calibration.verdict(reference_score),
         verdict=calibration.verdict(score),
+        on_boundary=any(
+            all(abs(raw / calibration.score_threshold - edge) <= _ROUNDING * edge for raw in (reference_score, score))
+            for edge in calibration.boundaries
+        ),
     )
 
 

@@ -1,0 +1,241 @@
+"""From a training run to a bundle under `weights/`: exported, compared, recorded, described, and published at once."""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from atsnet.calibration import Calibration as RunCalibration
+from atsnet.data.layout import Sample
+from atsnet.network.atsnet import MAP_STRIDE
+from atsnet.training.run_directory import TrainedRun
+from model_export.bundle import (
+    NAME_PATTERN,
+    Bundle,
+    Calibration,
+    FileEntry,
+    Manifest,
+    describe_file,
+    load_bundle,
+    write_manifest,
+)
+from model_export.golden import (
+    GoldenChoice,
+    check_golden_samples,
+    choose_golden_samples,
+    record_golden_samples,
+)
+from model_export.graph import DeployableGraph
+from model_export.model_card import render_model_card
+from model_export.onnx_file import to_onnx
+from model_export.parity import ParityLimits, ParityReport, compare, read_frames, require_parity
+from model_export.scorers import OnnxScorer, TorchScorer
+
+GRAPH_NAME: Final = "model.onnx"
+PARITY_NAME: Final = "parity.json"
+CARD_NAME: Final = "MODEL_CARD.md"
+METRICS_PATH: Final = Path("evaluation") / "metrics.json"
+"""Where an evaluated run keeps its metrics, below the run's directory."""
+
+DEFAULT_SCORE_TOLERANCE: Final = 1e-3
+"""Of the self-test: other processors and kernels round differently, which parity on one machine does not show."""
+
+
+class ExportError(Exception):
+    """A bundle cannot be made as asked; the message says why. Nothing was published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a bundle is called. All three are lower-case words of `a-z 0-9 . _ -`."""
+
+    name: str
+    version: str
+    product: str
+    """The product that it inspects; names the recipe that the service makes for it."""
+
+    def __post_init__(self) -> None:
+        for field in ("name", "version", "product"):
+            value = getattr(self, field)
+            if not re.fullmatch(NAME_PATTERN, value):
+                raise ExportError(
+                    f"{field} {value!r} cannot be used: it must start with a lower-case letter or digit and go on with "
+                    "at most 63 of these, '.', '_' and '-'"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A published bundle, and how its graph compared with the network."""
+
+    bundle: Bundle
+    parity: ParityReport
+
+
+def export_bundle(
+    run: TrainedRun,
+    calibration: RunCalibration,
+    identity: Identity,
+    *,
+    weights_root: Path,
+    parity_samples: Sequence[Sample],
+    golden_samples: Sequence[Sample],
+    golden_choice: GoldenChoice | None = None,
+    parity_limits: ParityLimits | None = None,
+    score_tolerance: float = DEFAULT_SCORE_TOLERANCE,
+    metrics: dict[str, Any] | None = None,
+    created: datetime | None = None,
+) -> Exported:
+    """Make `<weights_root>/<name>/<version>/` of a trained and calibrated run.
+
+    The bundle is built beside its place and renamed into it when everything is right, so a half one is never seen.
+
+    Args:
+        run: The trained network and its record.
+        calibration: Its thresholds.
+        identity: The bundle's names; the version must not exist yet.
+        weights_root: Where bundles live.
+        parity_samples: Real images, good and defective, to compare PyTorch and ONNX Runtime on.
+        golden_samples: Labelled images to choose the self-test's from.
+        golden_choice: How many of these to take.
+        parity_limits: Beyond these nothing is published.
+        score_tolerance: What the self-test at a station will accept, relative.
+        metrics: Of the evaluation; by default those that the run's directory holds, if it was evaluated.
+        created: Time to put into the manifest; now by default.
+
+    Raises:
+        ExportError: The version exists, there are no images for the gate, or the directory cannot be written.
+        OnnxExportError: The network does not export cleanly.
+        ParityError: The graph does not score as the network.
+        GoldenSampleError: There is nothing to choose golden samples from, or they do not repeat.
+        ImageError: An image cannot be read.
+    """
+    target = weights_root / identity.name / identity.version
+    if target.exists():
+        raise ExportError(f"{target} exists, and bundles never change; choose another version")
+    if not parity_samples:
+        raise ExportError("no images to compare PyTorch and ONNX Runtime on; give some real ones, good and defective")
+    thresholds = Calibration.model_validate(calibration.deployed())
+    metrics = _read_metrics(run.directory) if metrics is None else metrics
+
+    graph = to_onnx(DeployableGraph(run.network, thresholds.map_threshold), run.config.input)
+    scorer = OnnxScorer(graph)
+    parity = compare(
+        TorchScorer(run.network, thresholds.map_threshold),
+        scorer,
+        read_frames(parity_samples, run.config.input),
+        thresholds,
+        parity_limits,
+    )
+    require_parity(parity)
+    chosen = choose_golden_samples(golden_samples, scorer, run.config.input, thresholds, golden_choice)
+
+    with _staging(target) as directory:
+        (directory / GRAPH_NAME).write_bytes(graph)
+        (directory / PARITY_NAME).write_text(parity.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        golden = record_golden_samples(chosen, directory, scorer, run.config.input, thresholds)
+        manifest = Manifest(
+            name=identity.name,
+            version=identity.version,
+            product=identity.product,
+            created=created or datetime.now(UTC).replace(microsecond=0),
+            graphs={"float32": GRAPH_NAME},
+            input=run.config.input,
+            map_height=run.config.input.height // MAP_STRIDE,
+            map_width=run.config.input.width // MAP_STRIDE,
+            calibration=thresholds,
+            golden_samples=tuple(golden),
+            score_tolerance=score_tolerance,
+            network=run.config.network.model_dump(mode="json"),
+            training=_training(run),
+            data=_data(run),
+            metrics=metrics,
+            backbone=run.record.backbone.model_dump(mode="json"),
+            files=_entries(directory),
+        )
+        parameters = sum(parameter.numel() for parameter in run.network.parameters())
+        card = render_model_card(manifest, parity, parameters=parameters, cautions=calibration.warnings)
+        (directory / CARD_NAME).write_text(card, encoding="utf-8")
+        write_manifest(directory, manifest.model_copy(update={"files": _entries(directory)}))
+        built = load_bundle(directory)
+        check_golden_samples(built, OnnxScorer(built.graph("float32").read_bytes()))
+    return Exported(load_bundle(target), parity)
+
+
+def _read_metrics(run_directory: Path) -> dict[str, Any]:
+    path = run_directory / METRICS_PATH
+    if not path.is_file():
+        return {}
+    try:
+        metrics = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ExportError(f"{path} is not JSON: {error}; evaluate the run again") from error
+    if not isinstance(metrics, dict):
+        raise ExportError(f"{path} holds no JSON object; evaluate the run again")
+    return metrics
+
+
+def _training(run: TrainedRun) -> dict[str, Any]:
+    config, record = run.config.model_dump(mode="json"), run.record
+    return {
+        **{key: config[key] for key in ("training", "augment", "calibration")},
+        "losses": record.losses,
+        "seconds": record.seconds,
+        "atsnet_version": record.atsnet_version,
+        "torch_version": record.torch_version,
+    }
+
+
+def _data(run: TrainedRun) -> dict[str, Any]:
+    data = run.record.data
+    return {
+        "layout": data.layout,
+        "root": data.root,
+        "train_images": len(data.train_images),
+        "holdout_images": len(data.holdout_images),
+        "sha256": data.sha256,
+    }
+
+
+def _entries(directory: Path) -> dict[str, FileEntry]:
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): describe_file(path) for path in paths}
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """A hidden directory beside `target` that becomes it when the block ends well, and vanishes when it does not."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise ExportError(f"{target.parent} cannot be written: {error.strerror}") from error
+    try:
+        yield directory
+        for path in directory.rglob("*"):
+            _sync(path)
+        _sync(directory)
+        directory.chmod(0o755)  # temporary directories are private
+        try:
+            directory.rename(target)
+        except OSError as error:  # somebody else published the same version meanwhile
+            raise ExportError(f"{target} cannot be published: {error.strerror}") from error
+        _sync(target.parent)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,222 @@
+"""The model card: what a bundle is, for the people who have to trust it, in Markdown.
+
+Source of the form: Mitchell et al., "Model Cards for Model Reporting" (FAT* 2019).
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from model_export.bundle import Manifest
+from model_export.parity import ParityReport
+
+
+def render_model_card(
+    manifest: Manifest, parity: ParityReport, *, parameters: int, cautions: Sequence[str] = ()
+) -> str:
+    """Write the card.
+
+    Args:
+        manifest: The bundle's manifest, with every file but the card.
+        parity: Of its float32 graph.
+        parameters: Of the trained network.
+        cautions: What calibration warned of.
+    """
+    sections = (
+        _head(manifest),
+        _use(manifest),
+        _data(manifest),
+        _metrics(manifest.metrics, manifest.calibration.score_threshold),
+        _calibration(manifest, cautions),
+        _parity(parity),
+        _golden(manifest),
+        _sizes(manifest, parameters),
+        _backbone(manifest),
+        _configuration(manifest),
+        _reproduce(manifest),
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def _head(manifest: Manifest) -> str:
+    frame = manifest.input
+    kind = "grey" if frame.color == "mono" else "colour"
+    return (
+        f"# {manifest.name}, version {manifest.version}\n\n"
+        f"Inspects images of the product `{manifest.product}` for anomalies: an asymmetric teacher-student network "
+        f"(ATS-Net) on {frame.width}x{frame.height} {kind} frames, which answers an anomaly score and an anomaly map "
+        f"of {manifest.map_width}x{manifest.map_height} positions. Made {manifest.created:%Y-%m-%d %H:%M} UTC."
+    )
+
+
+def _use(manifest: Manifest) -> str:
+    return (
+        "## What it is for, and what not\n\n"
+        f"- **For** telling good parts of `{manifest.product}` from parts that look unlike them, one part an image, "
+        "taken with the camera, lens, lighting and holder that the training images were taken with.\n"
+        "- **Not for** other products, other optics or another crop of the image: all of these look anomalous, or "
+        "worse, hide what is. Train on images of the line that it is to inspect.\n"
+        "- **Not for** naming, measuring or counting defects: it was never shown one, and says only how unusual what "
+        "it sees is, and where.\n"
+        "- **Not for** defects that are smaller than a few pixels of the frame, or that the image does not show.\n"
+        "- It is no safety function. Measure false rejects and escapes on labelled parts of the line before it "
+        "decides alone."
+    )
+
+
+def _data(manifest: Manifest) -> str:
+    data = manifest.data
+    return "## Data\n\nOnly images of good parts were learned from.\n\n" + _table(
+        ("", ""),
+        (
+            ("data set", f"`{data.get('root', 'unknown')}`"),
+            ("images that the weights were learned from", data.get("train_images", "unknown")),
+            ("good images kept back for quantiles and thresholds", data.get("holdout_images", "unknown")),
+            ("sha256 over names and contents", f"`{data.get('sha256', 'unknown')}`"),
+        ),
+    )
+
+
+def _metrics(metrics: Mapping[str, Any], score_threshold: float) -> str:
+    text = "## Measured\n\n"
+    if not metrics:
+        return text + "The run was not evaluated on labelled images: how well it detects is unknown."
+    parts = [
+        text + "As `atsnet evaluate` wrote them, at the last training step, which no test image had a say in.",
+        _table(("metric", "value"), [(name, _number(value)) for name, value in _flatten(metrics)]),
+    ]
+    labels = metrics.get("labels")
+    if isinstance(labels, list) and labels and all(isinstance(row, Mapping) for row in labels):
+        header = list(labels[0])
+        parts.append(_table(header, [[_number(row.get(key)) for key in header] for row in labels]))
+    decisions = metrics.get("decisions")
+    if isinstance(decisions, Mapping) and decisions.get("score_threshold") not in (None, score_threshold):
+        parts.append("> **Caution:** decisions were counted at another threshold than this bundle's; evaluate again.")
+    return "\n\n".join(parts)
+
+
+def _calibration(manifest: Manifest, cautions: Sequence[str]) -> str:
+    calibration = manifest.calibration
+    review = (
+        f"From a calibrated score of {_number(calibration.review_score)} to 1 a person decides."
+        if calibration.review_score is not None
+        else "There is no band in which a person decides."
+    )
+    text = (
+        "## Calibration\n\n"
+        f"A part fails when its raw score is above {_number(calibration.score_threshold)}, which is shown as a "
+        f"calibrated score of 1. {review} The anomaly map is in units of {_number(calibration.map_threshold)}: a "
+        f"position above 1 belongs to an anomalous region. Both come from {calibration.normal_images} good images "
+        "that were kept out of training, for a target of "
+        f"{_number(100 * calibration.target_false_reject_rate)} % falsely rejected parts ({calibration.method}). "
+        "No defective part had a say in it."
+    )
+    return "\n".join([text, *(f"\n> **Caution:** {caution}" for caution in cautions)])
+
+
+def _parity(parity: ParityReport) -> str:
+    limits = parity.limits
+    rows = (
+        ("raw score, absolute", _number(parity.score_absolute_mean), _number(parity.score_absolute_max), ""),
+        (
+            "raw score, relative",
+            _number(parity.score_relative_mean),
+            _number(parity.score_relative_max),
+            _number(limits.score_relative),
+        ),
+        (
+            "anomaly map, in map thresholds",
+            _number(parity.map_absolute_mean),
+            _number(parity.map_absolute_max),
+            f"{_number(limits.map_relative)} (relative above 1)",
+        ),
+        ("verdicts flipped", "", len(parity.flipped), limits.flipped_verdicts),
+        ("verdicts flipped by rounding, on the threshold itself", "", len(parity.ties), ""),
+    )
+    return (
+        "## Parity\n\n"
+        f"`float32`: {parity.candidate} against {parity.reference}, on {parity.frames} real frames.\n\n"
+        f"{_table(('difference', 'mean', 'largest', 'limit'), rows)}"
+    )
+
+
+def _golden(manifest: Manifest) -> str:
+    rows = [
+        (
+            f"[`{sample.image}`]({sample.image})",
+            sample.label,
+            _number(sample.score / manifest.calibration.score_threshold),
+            sample.verdict,
+        )
+        for sample in manifest.golden_samples
+    ]
+    return (
+        "## Golden samples\n\n"
+        "The self-test inspects these and expects these answers. They were chosen to be typical, not at random: they "
+        "say nothing about quality.\n\n"
+        f"{_table(('image', 'shows', 'calibrated score', 'verdict'), rows)}"
+    )
+
+
+def _sizes(manifest: Manifest, parameters: int) -> str:
+    graphs = [
+        (f"`{name}` ({precision})", f"{manifest.files[name].bytes / 1e6:.2f} MB")
+        for precision, name in manifest.graphs.items()
+    ]
+    total = sum(entry.bytes for entry in manifest.files.values())
+    rows = [
+        ("parameters of the network", f"{parameters / 1e6:.2f} million ({4 * parameters / 1e6:.2f} MB in float32)"),
+        *graphs,
+        ("the bundle without this card", f"{total / 1e6:.2f} MB"),
+    ]
+    return f"## Sizes\n\n{_table(('', ''), rows)}"
+
+
+def _backbone(manifest: Manifest) -> str:
+    names = {"name": "weights", "licence": "licence", "origin": "origin", "sha256": "sha256"}
+    rows = [(names.get(key, key), value) for key, value in manifest.backbone.items()]
+    return (
+        "## Backbone\n\nThe frozen trunk was not learned from the images above; its licence goes with this bundle."
+        f"\n\n{_table(('', ''), rows)}"
+    )
+
+
+def _configuration(manifest: Manifest) -> str:
+    configuration: dict[str, Any] = {
+        "input": manifest.input.model_dump(mode="json"),
+        "network": manifest.network,
+        **{key: manifest.training[key] for key in ("augment", "training", "calibration") if key in manifest.training},
+    }
+    return f"## Configuration\n\n```json\n{json.dumps(configuration, indent=2)}\n```"
+
+
+def _reproduce(manifest: Manifest) -> str:
+    training = manifest.training
+    return (
+        "## How to make it again\n\n"
+        f"With atsnet {training.get('atsnet_version', 'of unknown version')} and "
+        f"torch {training.get('torch_version', 'of unknown version')}: `atsnet train` on the data set above with this "
+        "configuration and backbone, `atsnet calibrate`, `atsnet evaluate`, then `atsnet export`. Compare the sha256 "
+        "of data and backbone first. On one machine the weights come out bit for bit the same, and one set of weights "
+        "always gives the same graph file."
+    )
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Scalars of nested objects under dotted names; lists, such as scores of single images, are left out."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        elif not isinstance(value, list):
+            yield f"{prefix}{key}", value
+
+
+def _number(value: object) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
