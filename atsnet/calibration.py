@@ -154,8 +154,7 @@ def calibrate_run(run: TrainedRun, root: Path, *, batch_size: int = 16, report: 
     missing = [name for name in (*data.holdout_images, *data.train_images) if name not in samples]
     if missing:
         raise CalibrationError(
-            f"{root} is not the folder that {run.directory} was trained on: "
-            + list_problems(missing, "of its images are not there")
+            f"{root} is not the folder that {run.directory} was trained on: " + list_problems(missing, "missing")
         )
     held_out = [samples[name] for name in data.holdout_images]
     if fingerprint([*held_out, *(samples[name] for name in data.train_images)]) != data.sha256:
@@ -234,7 +233,7 @@ def _outliers(logs: NDArray[np.float64], names: Sequence[str] | None) -> list[st
         return []
     far = [index for index in np.argsort(-logs) if logs[index] - np.median(logs) > _OUTLIER * spread]
     which = ", ".join(names[index] if names else f"number {index + 1}" for index in far[:5])
-    return [f"{len(far)} normal images score far above the others; see whether they are good: {which}"] if far else []
+    return [f"{len(far)} of the normal images far above the others; see whether good: {which}"] if far else []
 
 
 def _check_usable(values: NDArray[np.float64]) -> None:

@@ -13,7 +13,9 @@ from typing import Final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from atsnet.calibration import load_calibration
 from atsnet.data.frames import FrameSet, load_frames, load_masks
@@ -157,26 +159,29 @@ def evaluate(
     return result
 
 
-def report_table(report: EvaluationReport) -> Table:
-    """The report as a table, for `rich.print`."""
-    auroc, aupro = _percent(report.image_auroc), _percent(report.aupro)
-    caption = f"image AUROC {auroc}, AUPRO@{report.aupro_limit:g} {aupro} ({report.regions} regions)"
-    if report.decisions:
-        caption += (
-            f"\nfalse rejects {_percent(report.decisions.false_reject_rate)} "
-            f"(target {_percent(report.decisions.target_false_reject_rate)}), "
-            f"escapes {_percent(report.decisions.escape_rate)}"
-        )
-    if report.without_mask:
-        caption += f"\n{len(report.without_mask)} defective images without a mask are not in AUPRO"
-    table = Table(title=f"{report.dataset}: {report.images} test images", caption=caption, caption_justify="left")
+def report_table(report: EvaluationReport) -> Group:
+    """The report as a table with the figures of the whole set below it, for `rich.print`."""
+    table = Table(title=f"{report.dataset}: {report.images} test images", title_justify="left")
     table.add_column("label")
     for heading in ("images", "image AUROC", "failed"):
         table.add_column(heading, justify="right")
     for row in report.labels:
         failed = "" if row.failed is None else f"{row.failed} ({row.failed / row.images:.1%})"
-        table.add_row(row.label, str(row.images), "" if row.label == GOOD else _percent(row.image_auroc), failed)
-    return table
+        auroc = "" if row.label == GOOD else _percent(row.image_auroc)
+        table.add_row(Text(row.label), str(row.images), auroc, failed)
+    lines = [
+        f"image AUROC {_percent(report.image_auroc)}",
+        f"AUPRO@{report.aupro_limit:g} {_percent(report.aupro)} ({report.regions} regions)",
+    ]
+    if report.decisions:
+        rejects, escapes = _percent(report.decisions.false_reject_rate), _percent(report.decisions.escape_rate)
+        lines.append(f"false rejects {rejects} (target {report.decisions.target_false_reject_rate:.2%})")
+        lines.append(f"escapes {escapes}")
+    else:
+        lines.append("no threshold yet: calibrate the run")
+    if report.without_mask:
+        lines.append(f"{len(report.without_mask)} defective images have no mask and are not in AUPRO")
+    return Group(table, Text("\n".join(lines)))
 
 
 def _collect_pixels(

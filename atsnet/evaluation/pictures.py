@@ -86,8 +86,11 @@ def draw_scores(path: Path, labels: Sequence[str], scores: Float64Array, thresho
     figure = Figure(figsize=(7, 1.2 + 1.1 * len(names)), layout="constrained")
     rows = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     logarithmic = bool(values.min() > 0 and values.max() > 10 * values.min())
-    edges = np.histogram_bin_edges(np.log(values) if logarithmic else values, bins=50)
+    # The threshold belongs to what the bins span, or scores that are all alike would be bars too thin to be seen.
+    span = values if threshold is None else np.append(values, 1.0)
+    edges = np.histogram_bin_edges(np.log(span) if logarithmic else span, bins=50)
     edges = np.exp(edges) if logarithmic else edges
+    edges[0], edges[-1] = min(edges[0], span.min()), max(edges[-1], span.max())
     for axes, name in zip(rows, names, strict=True):
         chosen = values[[label == name for label in labels]]
         axes.hist(chosen, bins=edges.tolist(), color="tab:green" if name == GOOD else "tab:red", alpha=0.75)
