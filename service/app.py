@@ -8,6 +8,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from service import problems
+from service.openapi import DocumentedApp
 from service.routes import inspections, operation
 from service.runtimes.protocol import Runtime
 from service.settings import Settings, load_settings
@@ -41,7 +42,7 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
                 await started
             await station.stop()
 
-    app = FastAPI(
+    app = DocumentedApp(
         title="ATS-Net inspection service", version=version("atsnet"), description=_DESCRIPTION, lifespan=lifespan
     )
     problems.install(app)

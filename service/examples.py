@@ -28,7 +28,7 @@ REPLY: Final[dict[str, Any]] = {
     "station": "s1",
     "lot": "L7",
     "serial": "A0001",
-    "regions": [{"x": 96, "y": 64, "width": 32, "height": 32, "area": 1024, "peak": 1.5625}],
+    "regions": [{"x": 96, "y": 64, "width": 32, "height": 32, "area": 1004, "peak": 1.5625}],
     "timing_ms": {"decode": 0.4, "queue": 0.1, "inference": 8.2, "record": 0.3, "total": 9.1},
     "replayed": False,
 }

@@ -119,7 +119,7 @@ class Line:
 
 
 @contextmanager
-def running(settings: Settings, runtime: FakeRuntime, *, until_ready: bool = True) -> Iterator[Line]:
+def running(settings: Settings, runtime: FakeRuntime | None = None, *, until_ready: bool = True) -> Iterator[Line]:
     """Serve in a thread of its own until the block ends."""
     app = create_app(settings, runtime)
     config = uvicorn.Config(app, lifespan="on", log_config=None, access_log=False)
@@ -131,7 +131,8 @@ def running(settings: Settings, runtime: FakeRuntime, *, until_ready: bool = Tru
         thread.start()
 
         def stop() -> None:
-            runtime.release()
+            if runtime is not None:
+                runtime.release()
             server.should_exit = True
             thread.join()
 

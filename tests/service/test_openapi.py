@@ -1,0 +1,136 @@
+"""The examples of the OpenAPI document are answers that the service really gives."""
+
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from serving import DEFECTIVE, GOOD, Line, encode, running, wait_until
+from test_bad_input import png_claiming
+
+from service.examples import PROBLEMS, REPLY, REPLY_QUERY
+from service.fields import FIELD_NAMES
+from service.problems import ProblemDocument
+from service.reply import Reply
+from service.runtimes.fake import FakeRuntime
+from service.settings import Settings
+
+TRIGGER = {"trigger": 123}
+
+
+@pytest.fixture
+def served(settings: Settings, runtime: FakeRuntime) -> Iterator[tuple[Line, FakeRuntime]]:
+    with running(settings, runtime) as line:
+        yield line, runtime
+
+
+def document(line: Line) -> dict[str, Any]:
+    openapi: dict[str, Any] = line.http.get("/openapi.json").json()
+    return openapi["paths"]["/v1/inspections"]["post"]
+
+
+def alike(value: object) -> object:
+    """What is left of an answer without what differs from one to the next."""
+    if isinstance(value, dict):
+        return {key: alike(item) for key, item in value.items() if key not in {"ms", "timing_ms"}}
+    if isinstance(value, str):
+        return re.sub(r"\b[0-7][0-9A-HJKMNP-TV-Z]{25}\b", "ID", re.sub(r"\d+\.\d+ ms", "T ms", value))
+    return value
+
+
+def test_example_reply(line: Line) -> None:
+    shown = document(line)["responses"]["200"]["content"]
+    assert shown["application/json"]["example"] == REPLY
+    reply = line.post(DEFECTIVE, REPLY_QUERY).json()
+    assert list(reply) == list(REPLY)
+    assert list(reply["timing_ms"]) == list(REPLY["timing_ms"])
+    assert alike(reply) == alike(REPLY)
+    line_reply = line.post(DEFECTIVE, {"trigger": 123}, headers={"Accept": "text/plain"}).text
+    assert alike(line_reply) == alike(shown["text/plain"]["example"])
+
+
+def overloaded(line: Line, runtime: FakeRuntime) -> httpx.Response:
+    runtime.block()
+    with ThreadPoolExecutor(65) as pool:
+        for _ in range(65):
+            pool.submit(line.post, GOOD)
+        wait_until(lambda: line.station.in_flight == 65)
+        refused = line.post(GOOD, TRIGGER)
+        runtime.release()
+    return refused
+
+
+def draining(line: Line, _: FakeRuntime) -> httpx.Response:
+    line.station.begin_drain()
+    return line.post(GOOD, TRIGGER)
+
+
+def key_reused(line: Line, _: FakeRuntime) -> httpx.Response:
+    line.post(DEFECTIVE, REPLY_QUERY)
+    return line.post(GOOD, REPLY_QUERY)
+
+
+def late(line: Line, runtime: FakeRuntime) -> httpx.Response:
+    runtime.block()
+    return line.post(GOOD, {**TRIGGER, "deadline_ms": 20})
+
+
+def engine_failed(line: Line, runtime: FakeRuntime) -> httpx.Response:
+    runtime.fail_next(RuntimeError())
+    return line.post(GOOD, TRIGGER)
+
+
+CAUSES: dict[str, Callable[[Line, FakeRuntime], httpx.Response]] = {
+    "empty body": lambda line, _: line.post(b"", TRIGGER),
+    "text": lambda line, _: line.post(b"hello", TRIGGER),
+    "too many pixels": lambda line, _: line.post(png_claiming(10_000, 6_000), TRIGGER),
+    "tiny image": lambda line, _: line.post(encode(np.zeros((1, 1), np.uint8)), TRIGGER),
+    "wrong field": lambda line, _: line.post(GOOD, {**TRIGGER, "deadline_ms": -1}),
+    "unknown recipe": lambda line, _: line.post(GOOD, {**TRIGGER, "recipe": "nut"}),
+    "key reused": key_reused,
+    "overloaded": overloaded,
+    "draining": draining,
+    "deadline passed": late,
+    "engine failed": engine_failed,
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_example_problem(served: tuple[Line, FakeRuntime], name: str) -> None:
+    line, runtime = served
+    example = PROBLEMS[name]
+    shown = document(line)["responses"][str(example["status"])]["content"]["application/problem+json"]
+    assert shown["examples"][name]["value"] == example
+    response = CAUSES[name](line, runtime)
+    assert response.status_code == example["status"]
+    assert list(response.json()) == list(example)
+    assert alike(response.json()) == alike(example)
+    ProblemDocument.model_validate(response.json())
+
+
+def test_examples_fit_their_schemas() -> None:
+    assert list(Reply.model_validate(REPLY).document(with_heatmap=False)) == list(REPLY)
+
+
+def test_errors_are_problems_on_every_route(line: Line) -> None:
+    openapi = line.http.get("/openapi.json").json()
+    for path in openapi["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                if int(status) >= 400:
+                    assert list(response["content"]) == ["application/problem+json"]
+                    schema = response["content"]["application/problem+json"]["schema"]
+                    assert schema == {"$ref": "#/components/schemas/ProblemDocument"}
+    assert {"Reply", "RecordDocument", "ProblemDocument"} <= set(openapi["components"]["schemas"])
+    assert "HTTPValidationError" not in openapi["components"]["schemas"]
+
+
+def test_every_field_is_described(line: Line) -> None:
+    operation = document(line)
+    query = {parameter["name"]: parameter for parameter in operation["parameters"] if parameter["in"] == "query"}
+    assert tuple(query) == FIELD_NAMES
+    assert all(parameter["schema"].get("type") or parameter["schema"].get("enum") for parameter in query.values())
+    assert set(operation["requestBody"]["content"]) == {"image/*", "application/octet-stream", "multipart/form-data"}

@@ -1,0 +1,62 @@
+import re
+
+from serving import DEFECTIVE, GOOD, Line
+from ulid import ULID
+
+from service.metrics import Metrics
+
+
+def samples(line: Line) -> dict[str, float]:
+    text = line.http.get("/metrics").text
+    return {name: float(value) for name, value in re.findall(r"^(inspect_\S+) (\S+)$", text, re.MULTILINE)}
+
+
+def test_ready_says_what_serves(line: Line) -> None:
+    ready = line.http.get("/readyz").json()
+    assert (ready["status"], ready["bundle"]) == ("ready", "tec-grain-demo/1")
+    assert ready["digest"] == line.station.equipment.bundle.digest
+
+
+def test_metrics_count_what_happened(line: Line) -> None:
+    line.post(GOOD, {"station": "s1"})
+    line.post(DEFECTIVE, {"station": "s1", "serial": "A", "trigger": 1})
+    line.post(DEFECTIVE, {"station": "s1", "serial": "A", "trigger": 1})
+    line.post(b"hello", {"station": "s1"})
+    counted = samples(line)
+    for outcome in ("pass", "fail", "replayed", "not-an-image"):
+        assert counted[f'inspect_requests_total{{outcome="{outcome}",station="s1"}}'] == 1
+    assert counted['inspect_verdicts_total{recipe="tec-grain",verdict="pass"}'] == 1
+    assert counted['inspect_verdicts_total{recipe="tec-grain",verdict="fail"}'] == 1
+    assert counted['inspect_score_sum{recipe="tec-grain"}'] == 0.5 + 1.5625
+    for stage in ("decode", "queue", "inference", "record", "total"):
+        assert counted[f'inspect_stage_seconds_count{{stage="{stage}"}}'] == 2
+    assert counted['inspect_stage_seconds_sum{stage="total"}'] > counted['inspect_stage_seconds_sum{stage="inference"}']
+    assert counted["inspect_batch_size_sum"] == 2
+    assert counted["inspect_queue_depth"] == 0
+    name = 'inspect_runtime_info{model="tec-grain-demo",precision="float32",provider="fake",version="1"}'
+    assert counted[name] == 1
+
+
+def test_archive_bytes_are_those_on_disk(line: Line) -> None:
+    line.post(GOOD)
+    archive = line.station.equipment.archive
+    archive.close()
+    root = line.station.settings.var / "archive"
+    assert samples(line)["inspect_archive_bytes"] == sum(p.stat().st_size for p in root.rglob("*") if p.is_file()) > 0
+
+
+def test_clients_cannot_make_labels_without_end() -> None:
+    metrics = Metrics()
+    for n in range(1000):
+        metrics.request(f"s{n}", "pass")
+    metrics.request("s0", "pass")
+    text = metrics.exposition().decode()
+    assert text.count("inspect_requests_total{") == 65
+    assert 'inspect_requests_total{outcome="pass",station="other"} 936.0' in text
+    assert 'inspect_requests_total{outcome="pass",station="s0"} 2.0' in text
+
+
+def test_serials_are_no_labels(line: Line) -> None:
+    serial = str(ULID())
+    line.post(GOOD, {"serial": serial, "lot": serial})
+    assert serial not in line.http.get("/metrics").text

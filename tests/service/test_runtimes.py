@@ -1,0 +1,117 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from serving import DEFECTIVE, GOOD, MAP_SIZE, SCORE_THRESHOLD, running, write_bundle
+
+from model_export.bundle import load_bundle
+from service.runtimes import onnx as onnx_runtime
+from service.runtimes.fake import FakeRuntime
+from service.runtimes.onnx import OnnxCpuRuntime
+from service.runtimes.protocol import RuntimeUnusableError
+from service.settings import Settings
+
+
+def graph(*, output: str = "anomaly_map", cell: int = 256 // MAP_SIZE) -> bytes:
+    """What the fake runtime computes, as an ONNX graph: first channel, averaged over cells, by 128; score its peak."""
+    constants = [
+        helper.make_tensor("zero", TensorProto.INT64, [1], [0]),
+        helper.make_tensor("one", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("channel", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("scale", TensorProto.FLOAT, [], [128.0]),
+        helper.make_tensor("threshold", TensorProto.FLOAT, [], [SCORE_THRESHOLD]),
+        helper.make_tensor("spatial", TensorProto.INT64, [2], [1, 2]),
+    ]
+    nodes = [
+        helper.make_node("Transpose", ["images"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Slice", ["planes", "zero", "one", "channel"], ["first"]),
+        helper.make_node("Cast", ["first"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("AveragePool", ["pixels"], ["cells"], kernel_shape=[cell, cell], strides=[cell, cell]),
+        helper.make_node("Div", ["cells", "scale"], ["scaled"]),
+        helper.make_node("Squeeze", ["scaled", "channel"], [output]),
+        helper.make_node("ReduceMax", [output, "spatial"], ["peak"], keepdims=0),
+        helper.make_node("Mul", ["peak", "threshold"], ["score"]),
+    ]
+    inputs = [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 256, 256, 2])]
+    outputs = [
+        helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"]),
+        helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", 256 // cell, 256 // cell]),
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", inputs, outputs, constants),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=9,
+    )
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def frames(count: int) -> np.ndarray:
+    return np.random.default_rng(7).integers(0, 256, (count, 256, 256, 2), np.uint8)
+
+
+def test_answers_what_the_graph_computes(tmp_path: Path) -> None:
+    bundle = load_bundle(write_bundle(tmp_path, graph=graph()))
+    runtime = OnnxCpuRuntime(sessions=2)
+    runtime.load(bundle)
+    batch = frames(3)
+    scores, maps = runtime.run(batch)
+    cells = batch[..., 0].astype(np.float32).reshape(3, MAP_SIZE, 8, MAP_SIZE, 8).mean(axis=(2, 4)) / 128
+    assert (scores.dtype, maps.dtype) == (np.float32, np.float32)
+    np.testing.assert_allclose(maps, cells, rtol=1e-5)
+    np.testing.assert_allclose(scores, cells.max(axis=(1, 2)) * SCORE_THRESHOLD, rtol=1e-5)
+    runtime.close()
+    runtime.close()
+
+
+def test_sessions_run_side_by_side_and_do_not_mix_frames_up(tmp_path: Path) -> None:
+    runtime = OnnxCpuRuntime(sessions=3)
+    runtime.load(load_bundle(write_bundle(tmp_path, graph=graph())))
+    assert (runtime.describe().lanes, runtime.describe().max_batch) == (3, 1)
+    batch = frames(24)
+    expected, _ = runtime.run(batch)
+    with ThreadPoolExecutor(8) as pool:
+        scores = list(pool.map(lambda n: float(runtime.run(batch[n : n + 1])[0][0]), range(24)))
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no graph", "cannot run .*model.onnx"),
+        (graph(output="map"), "cannot run .*anomaly_map"),
+        (graph(cell=16), r"anomaly_map \(1, 16, 16\).*\(1, 32, 32\)"),
+    ],
+    ids=["garbage", "other output", "other map"],
+)
+def test_unusable_graph(tmp_path: Path, content: bytes, message: str) -> None:
+    bundle = load_bundle(write_bundle(tmp_path, graph=content))
+    with pytest.raises(RuntimeUnusableError, match=message):
+        OnnxCpuRuntime(sessions=1).load(bundle)
+
+
+def test_another_provider_than_asked_for_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        onnx_runtime.onnxruntime.InferenceSession, "get_providers", lambda _: ["AzureExecutionProvider"]
+    )
+    bundle = load_bundle(write_bundle(tmp_path, graph=graph()))
+    with pytest.raises(RuntimeUnusableError, match="AzureExecutionProvider"):
+        OnnxCpuRuntime(sessions=1).load(bundle)
+
+
+@pytest.mark.parametrize("runtime", [OnnxCpuRuntime(1), FakeRuntime()])
+def test_nothing_to_describe_before_loading(runtime: OnnxCpuRuntime | FakeRuntime) -> None:
+    with pytest.raises(RuntimeError, match="not been loaded"):
+        runtime.describe()
+
+
+def test_service_on_onnx_runtime(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "weights", graph=graph())
+    settings = Settings(weights=tmp_path / "weights", var=tmp_path / "var", sessions=2)
+    with running(settings) as line:
+        assert line.post(GOOD).json()["verdict"] == "pass"
+        assert line.post(DEFECTIVE).json()["score"] == 1.5625
+        assert 'provider="CPUExecutionProvider"' in line.http.get("/metrics").text

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings, SettingsError, available_cpus, load_settings
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "atsnet.toml"
+
+
+def test_defaults() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.bundle) == ("127.0.0.1", 8000, "tec-grain-demo/1")
+    assert settings.sessions == available_cpus() >= 1
+
+
+def test_arguments_beat_the_environment_which_beats_the_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text('port = 1\nqueue_size = 1\nhost = "::1"\n')
+    monkeypatch.setenv("ATSNET_PORT", "2")
+    monkeypatch.setenv("ATSNET_QUEUE_SIZE", "2")
+    settings = load_settings(config, port=3)
+    assert (settings.port, settings.queue_size, settings.host) == (3, 2, "::1")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("prot = 1", "prot"),
+        ("port = 70000", r"port.*70000"),
+        ('bundle = "../../etc"', "bundle"),
+        ("port = ", "not valid TOML"),
+    ],
+)
+def test_wrong_file_is_named_with_its_key(config: Path, content: str, message: str) -> None:
+    config.write_text(content)
+    with pytest.raises(SettingsError, match=message) as error:
+        load_settings(config)
+    assert str(config) in str(error.value)
+
+
+def test_missing_file(config: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read: No such file"):
+        load_settings(config)
+
+
+def test_wrong_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATSNET_LOG_FORMAT", "xml")
+    with pytest.raises(SettingsError, match="log_format"):
+        load_settings()
+
+
+def test_every_setting_is_documented() -> None:
+    documentation = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+    for name, field in Settings.model_fields.items():
+        assert field.description
+        assert f"| `{name}` |" in documentation
