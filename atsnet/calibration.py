@@ -11,7 +11,8 @@ mean and standard deviation of the log-scores and t the (1 - a) quantile of Stud
 It promises the same as the conformal one (one new normal part exceeds it with probability a, the randomness of these n
 images included), at the price of an assumption; t widens it by itself where few images say little of the spread.
 Scores are means of squares, hence skewed to the right; their logarithms are near to normal (of 114 held-out magnetic
-tiles, after short training: a skewness of 0.05 instead of 2.2, Shapiro-Wilk p = 0.5). Median and absolute deviation
+tiles, after short training: a skewness of 0.05 instead of 2.2, Shapiro-Wilk p = 0.5). The tail is a little heavier: of
+the other tiles, thresholds from 30 rejected 1.4 % instead of 1 %, and the largest of 30 scores rejected 3.1 %. Median and absolute deviation
 would forgive a defective part among the images, but use only a third of what they say about the spread, and nothing of
 the tail; such a part is pointed out instead.
 
