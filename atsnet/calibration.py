@@ -12,9 +12,9 @@ It promises the same as the conformal one (one new normal part exceeds it with p
 images included), at the price of an assumption; t widens it by itself where few images say little of the spread.
 Scores are means of squares, hence skewed to the right; their logarithms are near to normal (of 114 held-out magnetic
 tiles, after short training: a skewness of 0.05 instead of 2.2, Shapiro-Wilk p = 0.5). The tail is a little heavier: of
-the other tiles, thresholds from 30 rejected 1.4 % instead of 1 %, and the largest of 30 scores rejected 3.1 %. Median and absolute deviation
-would forgive a defective part among the images, but use only a third of what they say about the spread, and nothing of
-the tail; such a part is pointed out instead.
+the other tiles, thresholds from 30 rejected 1.4 % instead of 1 %, and the largest of 30 scores rejected 3.1 %.
+Median and absolute deviation would forgive a defective part among the images, but use only a third of what they say
+about the spread, and nothing of the tail; such a part is pointed out instead.
 
 **Map.** The image score is the mean of the map's highest positions, so both have the same unit, and the map's
 threshold is the score's. Then an image that fails has a map position above the threshold, always; one that passes has
