@@ -1,0 +1,225 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from small_network import CREATED
+
+from atsnet.calibration import Calibration
+from atsnet.data.layout import Sample
+from atsnet.training.run_directory import TrainedRun
+from model_export import exporter
+from model_export.bundle import load_bundle
+from model_export.exporter import Exported, ExportError, Identity, export_bundle
+from model_export.golden import GoldenSampleError
+from model_export.parity import ParityError
+
+IDENTITY = Identity("tec-test", "1", "tec-grain")
+
+
+@pytest.fixture
+def arguments(
+    run: TrainedRun,
+    calibration: Calibration,
+    samples: list[Sample],
+    weights: Path,
+    exported: Exported,
+    monkeypatch: pytest.MonkeyPatch,
+) -> dict[str, Any]:
+    """What `export_bundle` takes; the slow conversion is replaced by its known result."""
+    graph = exported.bundle.graph().read_bytes()
+    monkeypatch.setattr(exporter, "to_onnx", lambda *_: graph)
+    return {
+        "run": run,
+        "calibration": calibration,
+        "identity": IDENTITY,
+        "weights_root": weights,
+        "parity_samples": samples,
+        "golden_samples": samples,
+        "created": CREATED,
+    }
+
+
+def everything_under(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*"))
+
+
+def test_the_bundle_holds_what_it_lists(exported: Exported) -> None:
+    path = exported.bundle.path
+    assert path.parts[-2:] == ("tec-test", "1")
+    files = {name for name in everything_under(path) if (path / name).is_file()}
+    assert files == {"manifest.json", *exported.bundle.manifest.files}
+    assert {"model.onnx", "MODEL_CARD.md", "parity.json", "samples/good_0.png", "samples/good_0.npy"} <= files
+    assert {"good", "crack", "chip", "pit"} == {sample.label for sample in exported.bundle.manifest.golden_samples}
+    assert everything_under(path.parent)[0] == "1"
+    assert path.stat().st_mode & 0o777 == 0o755
+    assert load_bundle(path) == exported.bundle
+
+
+def test_the_gate_was_passed_on_the_frames(exported: Exported, samples: list[Sample]) -> None:
+    assert exported.parity.accepted
+    assert exported.parity.frames == len(samples)
+    assert exported.parity.score_relative_max <= 1e-4
+    stored = json.loads(exported.bundle.file("parity.json").read_text())
+    assert stored["score_relative_max"] == exported.parity.score_relative_max
+
+
+def test_golden_samples_have_both_verdicts(exported: Exported) -> None:
+    assert {sample.verdict for sample in exported.bundle.manifest.golden_samples} == {"pass", "fail"}
+
+
+def test_the_manifest_says_where_it_came_from(exported: Exported, run: TrainedRun, calibration: Calibration) -> None:
+    manifest = exported.bundle.manifest
+    assert manifest.created == CREATED
+    assert manifest.input == run.config.input
+    assert (manifest.map_height, manifest.map_width) == (16, 32)
+    assert manifest.calibration.model_dump() == calibration.deployed()
+    assert manifest.network["student_width"] == 32
+    assert manifest.training["training"]["seed"] == 0
+    assert manifest.data == {
+        "layout": "mvtec",
+        "root": "grains",
+        "train_images": 2,
+        "holdout_images": 1,
+        "sha256": "1" * 64,
+    }
+    assert manifest.backbone["licence"] == "CC0-1.0"
+    assert manifest.metrics == {}
+
+
+def test_the_card_tells_people(exported: Exported) -> None:
+    card = exported.bundle.file("MODEL_CARD.md").read_text()
+    for text in (
+        "# tec-test, version 1",
+        "2026-01-02 03:04 UTC",
+        "CC0-1.0",
+        "1" * 64,
+        "the widest gap",
+        "four images are few",
+        "was not evaluated",
+        "samples/crack_0.png",
+        '"student_width": 32',
+    ):
+        assert text in card
+    assert "\\" not in card
+
+
+def test_same_run_same_bundle(exported: Exported, arguments: dict[str, Any]) -> None:
+    assert export_bundle(**arguments).bundle.digest == exported.bundle.digest
+
+
+def test_metrics_of_an_evaluated_run(arguments: dict[str, Any], tmp_path: Path) -> None:
+    metrics = {
+        "image_auroc": 0.98765,
+        "aupro": None,
+        "labels": [{"label": "crack", "images": 3, "image_auroc": 0.9}],
+        "decisions": {"score_threshold": 123.0, "escapes": 1},
+    }
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
+    arguments["run"] = replace(arguments["run"], directory=tmp_path)
+    bundle = export_bundle(**arguments).bundle
+    assert bundle.manifest.metrics == metrics
+    card = bundle.file("MODEL_CARD.md").read_text()
+    for line in (
+        "| image_auroc | 0.9877 |",
+        "| aupro | not measured |",
+        "| decisions.escapes | 1 |",
+        "| crack | 3 | 0.9 |",
+        "at another threshold",
+    ):
+        assert line in card
+
+
+@pytest.mark.parametrize("content", ["[1]", "{"])
+def test_damaged_metrics_are_named(arguments: dict[str, Any], tmp_path: Path, content: str) -> None:
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "metrics.json").write_text(content)
+    arguments["run"] = replace(arguments["run"], directory=tmp_path)
+    with pytest.raises(ExportError, match=r"metrics\.json"):
+        export_bundle(**arguments)
+
+
+def test_an_altered_graph_is_not_published(
+    arguments: dict[str, Any], exported: Exported, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load_from_string(exported.bundle.graph().read_bytes())
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "tail.weigh.0.weight")
+    altered = onnx.numpy_helper.to_array(weight) * np.float32(1.001)
+    weight.CopyFrom(onnx.numpy_helper.from_array(altered, weight.name))
+    monkeypatch.setattr(exporter, "to_onnx", lambda *_: model.SerializeToString())
+    with pytest.raises(ParityError, match=r"frames are beyond the limits[\s\S]*test/good_0\.png") as refusal:
+        export_bundle(**arguments)
+    assert refusal.value.report.beyond
+    assert not weights.exists()
+
+
+def test_a_wrong_map_threshold_in_the_graph_is_not_published(arguments: dict[str, Any], weights: Path) -> None:
+    calibration = arguments["calibration"]
+    arguments["calibration"] = calibration.model_copy(update={"map_threshold": 1.01 * calibration.map_threshold})
+    with pytest.raises(ParityError):
+        export_bundle(**arguments)
+    assert not weights.exists()
+
+
+def test_an_existing_version_is_never_replaced(arguments: dict[str, Any], weights: Path) -> None:
+    first = export_bundle(**arguments).bundle
+    with pytest.raises(ExportError, match="bundles never change"):
+        export_bundle(**arguments)
+    assert load_bundle(first.path).digest == first.digest
+    arguments["identity"] = replace(IDENTITY, version="2")
+    export_bundle(**arguments)
+    assert sorted(path.name for path in (weights / "tec-test").iterdir()) == ["1", "2"]
+
+
+def test_an_export_that_breaks_off_leaves_nothing(
+    arguments: dict[str, Any], weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporter, "render_model_card", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_bundle(**arguments)
+    assert not any(path.is_file() for path in weights.rglob("*"))
+    assert list((weights / "tec-test").iterdir()) == []
+
+
+def test_a_version_published_meanwhile_wins(
+    arguments: dict[str, Any], weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = exporter.check_golden_samples
+
+    def overtaken(*args: Any) -> Any:
+        (weights / "tec-test" / "1").mkdir()
+        (weights / "tec-test" / "1" / "theirs").touch()
+        return check(*args)
+
+    monkeypatch.setattr(exporter, "check_golden_samples", overtaken)
+    with pytest.raises(ExportError, match="cannot be published"):
+        export_bundle(**arguments)
+    assert everything_under(weights) == ["tec-test", "tec-test/1", "tec-test/1/theirs"]
+
+
+def test_a_place_that_cannot_be_written(arguments: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match="cannot be written"):
+        export_bundle(**{**arguments, "weights_root": tmp_path / "file" / "weights"})
+
+
+def test_the_gate_needs_frames(arguments: dict[str, Any], weights: Path) -> None:
+    with pytest.raises(ExportError, match="no images to compare"):
+        export_bundle(**{**arguments, "parity_samples": []})
+    with pytest.raises(GoldenSampleError, match="golden samples"):
+        export_bundle(**{**arguments, "golden_samples": []})
+    assert not weights.exists()
+
+
+@pytest.mark.parametrize("field", ["name", "version", "product"])
+@pytest.mark.parametrize("value", ["", "../up", "a/b", "Upper", ".hidden", "line\n"])
+def test_names_that_are_no_words(field: str, value: str) -> None:
+    with pytest.raises(ExportError, match=field):
+        replace(IDENTITY, **{field: value})
