@@ -108,7 +108,7 @@ def _calibration(manifest: Manifest, cautions: Sequence[str]) -> str:
         f"calibrated score of 1. {review} The anomaly map is in units of {_number(calibration.map_threshold)}: a "
         f"position above 1 belongs to an anomalous region. Both come from {calibration.normal_images} good images "
         "that were kept out of training, for a target of "
-        f"{_number(100 * calibration.target_false_reject_rate)} % falsely rejected parts ({calibration.method}). "
+        f"{_number(100 * calibration.target_false_reject_rate)} % falsely rejected parts. Method: {calibration.method}. "
         "No defective part had a say in it."
     )
     return "\n".join([text, *(f"\n> **Caution:** {caution}" for caution in cautions)])
@@ -176,7 +176,7 @@ def _backbone(manifest: Manifest) -> str:
     names = {"name": "weights", "licence": "licence", "origin": "origin", "sha256": "sha256"}
     rows = [(names.get(key, key), value) for key, value in manifest.backbone.items()]
     return (
-        "## Backbone\n\nThe frozen trunk was not learned from the images above; its licence goes with this bundle."
+        "## Backbone\n\nThe frozen trunk has a source of its own; its licence goes with this bundle."
         f"\n\n{_table(('', ''), rows)}"
     )
 
