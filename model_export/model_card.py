@@ -108,8 +108,8 @@ def _calibration(manifest: Manifest, cautions: Sequence[str]) -> str:
         f"calibrated score of 1. {review} The anomaly map is in units of {_number(calibration.map_threshold)}: a "
         f"position above 1 belongs to an anomalous region. Both come from {calibration.normal_images} good images "
         "that were kept out of training, for a target of "
-        f"{_number(100 * calibration.target_false_reject_rate)} % falsely rejected parts. Method: {calibration.method}. "
-        "No defective part had a say in it."
+        f"{_number(100 * calibration.target_false_reject_rate)} % falsely rejected parts. "
+        f"Method: {calibration.method}. No defective part had a say in it."
     )
     return "\n".join([text, *(f"\n> **Caution:** {caution}" for caution in cautions)])
 
