@@ -36,5 +36,6 @@ def configure_logs(log_format: Literal["json", "console"], level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(True)
     # The start and stop of the server are told by our own events; its warnings and errors still come through.
     logging.getLogger("uvicorn").setLevel(max(root.level, logging.WARNING))

@@ -4,6 +4,7 @@ import zlib
 from typing import Any
 from urllib.parse import urlsplit
 
+import cv2
 import httpx
 import numpy as np
 import pytest
@@ -56,6 +57,17 @@ def test_bomb_is_refused_from_its_header(line: Line) -> None:
     problem = check(line.post(png_claiming(10_000, 6_000)), 413, 11)
     assert "10000x6000" in problem["detail"]
     assert "40000000" in problem["detail"]
+
+
+@pytest.mark.parametrize("position", [33, len(GOOD) - 12], ids=["pixels", "end"])
+def test_chunk_that_claims_gigabytes_is_not_believed(
+    line: Line, monkeypatch: pytest.MonkeyPatch, position: int
+) -> None:
+    decoded: list[int] = []
+    monkeypatch.setattr(cv2, "imdecode", lambda data, _: decoded.append(len(data)))
+    damaged = GOOD[:position] + struct.pack(">I", 2**31 - 1) + b"teST" + GOOD[position + 8 :]
+    check(line.post(damaged), 400, 10)
+    assert decoded == []
 
 
 def test_bare_pixels_over_the_limit(line: Line) -> None:
