@@ -4,9 +4,8 @@ The module's input is the frame of `atsnet.imaging`, so that what is trained is 
 """
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Self, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -74,6 +73,11 @@ class AtsNet(nn.Module):
             images = images.expand(-1, 3, -1, -1)
         inspect = (F.avg_pool2d(planes[:, -1:].float(), MAP_STRIDE) >= 127.5).float()
         return images, inspect.squeeze(1)
+
+    def update_norms(self, features: Sequence[Tensor]) -> None:
+        """Move the statistics of every scale towards those of a normal batch."""
+        for norm, x in zip(self.norms, features, strict=True):
+            cast(EmaNorm, norm).update(x)
 
     def standardise(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Normalise the backbone's features by the moving averages."""

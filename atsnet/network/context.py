@@ -1,4 +1,4 @@
-"""The dual-scale contextual transformer block: local attention in windows and global attention to a pooled grid, joined.
+"""The dual-scale contextual transformer block: attention in local windows and to a global pooled grid, joined.
 
 Half of the heads look at every position of their own window, the other half at the whole picture, averaged to a
 coarse grid; one projection joins them. The local half keeps texture apart, the global half knows what part of the
@@ -54,7 +54,8 @@ class DualScaleContext(nn.Module):
             [self._local(local_q, local_k, local_v), self._global(global_q, global_k, global_v)], dim=1
         )
         x = x + self.join(attended)
-        return x + self.mlp(self.mlp_norm(x))
+        fed: Tensor = self.mlp(self.mlp_norm(x))
+        return x + fed
 
     def _local(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention inside windows; `[N, C/2, H, W]` each."""

@@ -27,16 +27,13 @@ class AffineCoupling(nn.Module):
         self.register_buffer("permutation", permutation)
         self.register_buffer("inverse_permutation", torch.argsort(permutation))
         self.clamp = clamp
-        self.subnet = nn.Sequential(
-            nn.Conv2d(channels // 2, hidden, kernel_size, padding=kernel_size // 2),
-            nn.GELU(),
-            nn.Conv2d(hidden, channels, 1),
-        )
+        last = nn.Conv2d(hidden, channels, 1)
         # The layer starts as the identity, so that the first steps cannot blow up.
-        last = self.subnet[-1]
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
         nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        last.bias = nn.Parameter(torch.zeros(channels))
+        self.subnet = nn.Sequential(
+            nn.Conv2d(channels // 2, hidden, kernel_size, padding=kernel_size // 2), nn.GELU(), last
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map features to latents.

@@ -25,7 +25,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C, H, W]` to the same shape."""
-        return x + self.conv2(F.gelu(self.conv1(F.gelu(x))))
+        update: Tensor = self.conv2(F.gelu(self.conv1(F.gelu(x))))
+        return x + update
 
 
 class Student(nn.Module):

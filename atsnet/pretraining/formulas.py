@@ -5,6 +5,7 @@ to tell formulas apart instead of photographs. Ours are stochastic textures of w
 noise with class-specific spectrum and non-linearity, warped noise, overlapping shapes and jittered lattices.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import cv2
@@ -69,25 +70,22 @@ def _filtered_noise(formula: np.random.Generator, sample: np.random.Generator) -
         amplitude = amplitude + formula.uniform(0.3, 1) * lobe / np.sqrt((lobe**2).sum())
     amplitude[0, 0] = 0
     noise = np.fft.irfft2(np.fft.rfft2(sample.standard_normal((TILE, TILE))) * amplitude, s=(TILE, TILE))
-    return (noise / noise.std()).astype(np.float32)
+    unit: Float32Array = (noise / noise.std()).astype(np.float32)
+    return unit
 
 
 def _pointwise(noise: Float32Array, formula: np.random.Generator) -> Float32Array:
-    kind = formula.integers(7)
-    gain = formula.uniform(1.5, 4)
-    if kind == 0:
-        return noise
-    if kind == 1:
-        return np.abs(noise)
-    if kind == 2:
-        return -np.abs(noise)
-    if kind == 3:
-        return np.tanh(gain * noise)
-    if kind == 4:
-        return np.sin(gain * noise)
-    if kind == 5:
-        return np.maximum(noise - formula.uniform(0.3, 1.2), 0)
-    return np.minimum(noise + formula.uniform(0.3, 1.2), 0)
+    gain, level = formula.uniform(1.5, 4), formula.uniform(0.3, 1.2)
+    shapes: tuple[Callable[[Float32Array], Float32Array], ...] = (
+        lambda x: x,
+        lambda x: np.abs(x),
+        lambda x: -np.abs(x),
+        lambda x: np.tanh(gain * x),
+        lambda x: np.sin(gain * x),
+        lambda x: np.maximum(x - level, 0),
+        lambda x: np.minimum(x + level, 0),
+    )
+    return shapes[formula.integers(len(shapes))](noise)
 
 
 def _warped(formula: np.random.Generator, sample: np.random.Generator) -> Float32Array:
@@ -103,7 +101,7 @@ def _warped(formula: np.random.Generator, sample: np.random.Generator) -> Float3
 
 def _dead_leaves(formula: np.random.Generator, sample: np.random.Generator) -> Float32Array:
     """Overlapping shapes of one kind (Lee, Mumford, Huang 2001)."""
-    kind = formula.integers(4)
+    kind = int(formula.integers(4))
     size = np.exp(formula.uniform(np.log(3), np.log(16)))
     aspect = formula.uniform(1, 5)
     heading, wobble = formula.uniform(0, 180), formula.choice([8.0, 40.0, 180.0])
@@ -119,8 +117,7 @@ def _dead_leaves(formula: np.random.Generator, sample: np.random.Generator) -> F
         for dx in (0, TILE):
             for dy in (0, TILE):
                 _draw_leaf(canvas, kind, (x + dx, y + dy), length, aspect, angle, level)
-    half = TILE // 2
-    return cv2.GaussianBlur(canvas, (0, 0), formula.uniform(0.5, 1.5))[half : half + TILE, half : half + TILE]
+    return _middle(canvas, formula)
 
 
 def _draw_leaf(
@@ -147,7 +144,7 @@ def _draw_leaf(
 def _lattice(formula: np.random.Generator, sample: np.random.Generator) -> Float32Array:
     """A jittered grid of discs, rings, bricks or strokes."""
     pitch = int(formula.choice([8, 16, 32]))
-    kind = formula.integers(4)
+    kind = int(formula.integers(4))
     jitter = formula.uniform(0, 0.25) * pitch
     size = formula.uniform(0.3, 0.9) * pitch
     heading = formula.uniform(0, 180)
@@ -158,11 +155,18 @@ def _lattice(formula: np.random.Generator, sample: np.random.Generator) -> Float
             dx, dy = offsets[row % (TILE // pitch), column % (TILE // pitch)]
             x = column * pitch + dx + (pitch / 2 if row % 2 else 0)
             _draw_leaf(canvas, kind, (x, row * pitch + dy), size, 1.8 if kind in (1, 2) else 1.0, heading, 255.0)
+    grid = _middle(canvas, formula)
+    return grid + sample.normal(0, formula.uniform(2, 40), grid.shape).astype(np.float32)
+
+
+def _middle(canvas: Float32Array, formula: np.random.Generator) -> Float32Array:
+    """The tile in the middle of a canvas of twice its size, softened a little."""
     half = TILE // 2
-    grain = cv2.GaussianBlur(canvas, (0, 0), formula.uniform(0.5, 1.5))[half : half + TILE, half : half + TILE]
-    return grain + sample.normal(0, formula.uniform(2, 40), grain.shape).astype(np.float32)
+    soft = np.asarray(cv2.GaussianBlur(canvas, (0, 0), formula.uniform(0.5, 1.5)), np.float32)
+    return soft[half : half + TILE, half : half + TILE]
 
 
 def _to_uint8(texture: Float32Array) -> UInt8Array:
     normalised = (texture - texture.mean()) / (texture.std() + 1e-6)
-    return np.clip(128 + 50 * normalised, 0, 255).astype(np.uint8)
+    levels: UInt8Array = np.clip(128 + 50 * normalised, 0, 255).astype(np.uint8)
+    return levels

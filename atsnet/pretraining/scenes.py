@@ -11,12 +11,15 @@ from typing import Final
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from atsnet.imaging import Float32Array, UInt8Array
 from atsnet.network.backbone import SCALE_STRIDES
 from atsnet.pretraining.formulas import TILE, texture_bank
+
+Labels = NDArray[np.int64]
 
 MARKS: Final = ("line", "curve", "crack", "spot", "ring", "blob", "wedge", "cross")
 """Kinds of small marks; each is a class of its own, after those of the textures."""
@@ -27,8 +30,8 @@ class Scene:
     """`image` is `uint8 [S, S, 3]` (RGB); `labels` is `int64 [S, S]`, `marks` likewise with -1 where there is none."""
 
     image: UInt8Array
-    labels: np.ndarray
-    marks: np.ndarray
+    labels: Labels
+    marks: Labels
 
 
 class SceneDataset(Dataset[tuple[Tensor, list[Tensor]]]):
@@ -55,7 +58,7 @@ class SceneDataset(Dataset[tuple[Tensor, list[Tensor]]]):
         return image, [torch.from_numpy(labels_at(scene, stride, self.classes)) for stride in SCALE_STRIDES]
 
 
-def labels_at(scene: Scene, stride: int, classes: int) -> np.ndarray:
+def labels_at(scene: Scene, stride: int, classes: int) -> Labels:
     """Labels of a scene's cells of `stride` pixels: the mark in the cell if any, else the texture at its middle.
 
     Returns:
@@ -64,7 +67,8 @@ def labels_at(scene: Scene, stride: int, classes: int) -> np.ndarray:
     side = scene.labels.shape[0] // stride
     middle = scene.labels[stride // 2 :: stride, stride // 2 :: stride]
     mark = scene.marks.reshape(side, stride, side, stride).max(axis=(1, 3))
-    return np.where(mark >= 0, classes + mark, middle).astype(np.int64)
+    labels: Labels = np.where(mark >= 0, classes + mark, middle).astype(np.int64)
+    return labels
 
 
 def render_scene(bank: UInt8Array, size: int, rng: np.random.Generator) -> Scene:
@@ -86,23 +90,24 @@ def render_scene(bank: UInt8Array, size: int, rng: np.random.Generator) -> Scene
     return Scene(_capture(canvas, rng), labels, marks)
 
 
-def _partition(regions: int, size: int, rng: np.random.Generator) -> np.ndarray:
+def _partition(regions: int, size: int, rng: np.random.Generator) -> Labels:
     """Split the picture into smooth random regions, `int64 [size, size]`."""
     fields = rng.standard_normal((regions, 6, 6)).astype(np.float32)
     large = [cv2.resize(field, (size, size), interpolation=cv2.INTER_CUBIC) for field in fields]
-    return np.argmax(np.stack(large), axis=0)
+    owner: Labels = np.argmax(np.stack(large), axis=0).astype(np.int64)
+    return owner
 
 
 def _patch(tile: UInt8Array, size: int, rng: np.random.Generator) -> Float32Array:
     """A window of a tile, turned and scaled a little."""
     angle, scale = rng.uniform(-12, 12), rng.uniform(0.85, 1.2)
     matrix = cv2.getRotationMatrix2D((TILE / 2, TILE / 2), angle, scale)
-    matrix[:, 2] += rng.uniform(0, TILE, 2)
+    matrix[:, 2] = matrix[:, 2] + rng.uniform(0, TILE, 2)
     warped = cv2.warpAffine(tile, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     return np.asarray(warped, np.float32)
 
 
-def _draw_mark(canvas: Float32Array, marks: np.ndarray, rng: np.random.Generator) -> None:
+def _draw_mark(canvas: Float32Array, marks: Labels, rng: np.random.Generator) -> None:
     size = canvas.shape[0]
     kind = int(rng.integers(len(MARKS)))
     name = MARKS[kind]
@@ -115,7 +120,8 @@ def _draw_mark(canvas: Float32Array, marks: np.ndarray, rng: np.random.Generator
         turn = {"line": 0.0, "curve": rng.uniform(-0.25, 0.25), "crack": 0.0}[name]
         wobble = rng.uniform(0.4, 0.9) if name == "crack" else 0.0
         headings = angle + turn * np.arange(steps) + wobble * rng.standard_normal(steps)
-        points = np.cumsum(np.stack([np.cos(headings), np.sin(headings)], 1) * length / steps, axis=0) + (x, y)
+        strides = np.stack([np.cos(headings), np.sin(headings)], 1) * length / steps
+        points = np.cumsum(strides, axis=0) + np.array([x, y])
         cv2.polylines(mask, [points.round().astype(np.int32)], False, 255, width, cv2.LINE_AA)
     elif name == "spot":
         cv2.circle(mask, (round(x), round(y)), int(rng.integers(1, 5)), 255, -1, cv2.LINE_AA)
@@ -144,12 +150,13 @@ def _capture(canvas: Float32Array, rng: np.random.Generator) -> UInt8Array:
     """What a camera makes of it: lighting, focus, tint, noise; `uint8 [S, S, 3]`."""
     size = canvas.shape[0]
     if rng.random() < 0.4:
-        canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1.6))
+        canvas = np.asarray(cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1.6)), np.float32)
     slope = rng.uniform(-0.25, 0.25, 2)
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     canvas = canvas * (1 + slope[0] * ramp[:, None] + slope[1] * ramp[None, :])
-    image = np.repeat(canvas[:, :, None], 3, axis=2)
+    gain, offset = np.ones(3), np.zeros(3)
     if rng.random() < 0.5:
-        image = image * rng.uniform(0.7, 1.2, 3) + rng.uniform(-25, 25, 3)
-    image = image + rng.normal(0, rng.uniform(0, 8), (size, size, 1))
-    return np.clip(image, 0, 255).astype(np.uint8)
+        gain, offset = rng.uniform(0.7, 1.2, 3), rng.uniform(-25, 25, 3)
+    noise = rng.normal(0, rng.uniform(0, 8), (size, size, 1))
+    image: UInt8Array = np.clip(canvas[:, :, None] * gain + offset + noise, 0, 255).astype(np.uint8)
+    return image

@@ -1,4 +1,4 @@
-"""Two views of an unlabelled image: what may change on a line (crop, lighting, focus, noise) without changing the part."""
+"""Two views of an unlabelled image: what a line may change (crop, lighting, focus, noise) without changing the part."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,0 +1,107 @@
+"""From a data folder and a trunk to a finished run directory."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from atsnet import __version__
+from atsnet.config import Config
+from atsnet.data.frames import load_frames
+from atsnet.data.layout import Dataset, fingerprint, split_holdout
+from atsnet.network.atsnet import AtsNet
+from atsnet.network.backbone import ResNet18Trunk
+from atsnet.progress import Reporter, silent
+from atsnet.training.checkpoint import STATE_RECORD_NAME
+from atsnet.training.run_directory import (
+    CONFIG_NAME,
+    MODEL_NAME,
+    BackboneSource,
+    DataSource,
+    RunError,
+    RunRecord,
+    TrainedRun,
+    load_run,
+    save_run,
+)
+from atsnet.training.trainer import Trainer
+
+
+def train_run(
+    config: Config,
+    dataset: Dataset,
+    trunk: ResNet18Trunk,
+    backbone: BackboneSource,
+    out: Path,
+    *,
+    device: torch.device | None = None,
+    resume: bool = False,
+    report: Reporter = silent,
+) -> TrainedRun:
+    """Train a network on a data set's good images.
+
+    Args:
+        config: What to train; its `input.color` is taken as it is.
+        dataset: Where the images are; test images are not looked at.
+        trunk: The backbone with its weights.
+        backbone: Where these weights came from.
+        out: Run directory, made here; must not hold a run yet, or an unfinished one with `resume`.
+        device: A GPU where there is one, by default.
+        resume: Go on from the last checkpoint in `out`.
+        report: Receives the progress.
+
+    Raises:
+        RunError: `out` holds a run already, or nothing that can be resumed.
+        DataError: Images are missing or cannot be read.
+        NonFiniteLossError: Training diverged.
+    """
+    _prepare(out, config, resume)
+    train, holdout = split_holdout(dataset.train, config.training.holdout_fraction, config.training.seed)
+    data = DataSource(
+        layout=dataset.layout,
+        root=dataset.root.resolve().name,
+        train_images=tuple(sample.name for sample in train),
+        holdout_images=tuple(sample.name for sample in holdout),
+        sha256=fingerprint((*train, *holdout)),
+    )
+    frames = load_frames(
+        [*train, *holdout], config.input, progress=lambda done, total: report("loading images", done, total)
+    ).pixels
+    torch.manual_seed(np.random.SeedSequence((config.training.seed, 0)).generate_state(1)[0].item())
+    network = AtsNet(config.network, config.input)
+    network.backbone.load_trunk(trunk.state_dict())
+    trainer = Trainer(
+        network,
+        config,
+        frames[: len(train)],
+        frames[len(train) :],
+        out,
+        device or torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        report,
+    )
+    trainer.run(resume=resume)
+    record = RunRecord(
+        atsnet_version=__version__,
+        torch_version=torch.__version__,
+        backbone=backbone,
+        data=data,
+        losses=trainer.losses,
+        seconds=round(trainer.seconds, 1),
+    )
+    network.cpu()
+    save_run(out, network, config, record)
+    return load_run(out)
+
+
+def _prepare(out: Path, config: Config, resume: bool) -> None:
+    if (out / MODEL_NAME).exists():
+        raise RunError(f"{out} already holds a finished run; give another directory")
+    if resume:
+        if not (out / CONFIG_NAME).is_file():
+            raise RunError(f"{out} holds no run to resume: it has no {CONFIG_NAME}")
+        if Config.model_validate_json((out / CONFIG_NAME).read_bytes()) != config:
+            raise RunError(f"the run in {out} was started with another configuration; resume it with its own")
+    elif (out / STATE_RECORD_NAME).exists():
+        raise RunError(f"{out} holds an unfinished run; go on with `--resume`, or give another directory")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / CONFIG_NAME).write_text(config.model_dump_json(indent=2) + "\n")

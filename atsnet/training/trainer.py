@@ -1,0 +1,150 @@
+"""Two-stage training on normal frames: first the teacher's coupling, then the student against the frozen teacher."""
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atsnet.config import Config
+from atsnet.data.augment import augment
+from atsnet.imaging import UInt8Array
+from atsnet.network.atsnet import AtsNet
+from atsnet.progress import Reporter, silent
+from atsnet.training.checkpoint import (
+    Position,
+    load_checkpoint,
+    remove_checkpoint,
+    restore_optimizer,
+    save_checkpoint,
+)
+from atsnet.training.fitting import fit_anomaly_map
+from atsnet.training.losses import SCALE_NAMES, student_terms, teacher_terms, total_loss
+
+_LOSS_MEMORY = 0.95
+
+
+class Trainer:
+    """Trains one network on frames held in memory.
+
+    The same configuration, frames and trunk give the same bits on one machine, also when training is interrupted
+    and resumed from a checkpoint in between.
+    """
+
+    def __init__(
+        self,
+        network: AtsNet,
+        config: Config,
+        train_frames: UInt8Array,
+        holdout_frames: UInt8Array,
+        directory: Path,
+        device: torch.device,
+        report: Reporter = silent,
+    ) -> None:
+        """Frames are `uint8 [N, H, W, C]` as `atsnet.imaging` makes them; checkpoints go to `directory`."""
+        self.network = network.to(device)
+        # Convolutions run up to twice as fast on a CPU with the channels last.
+        for parameter in self.network.parameters():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        self.config, self.directory, self.device, self.report = config, directory, device, report
+        self.train_frames, self.holdout_frames = train_frames, holdout_frames
+        self.losses: dict[str, float] = {}
+        self.seconds = 0.0
+
+    def run(self, *, resume: bool = False) -> None:
+        """Train both stages and fit the anomaly map; leaves the network in eval mode.
+
+        Raises:
+            NonFiniteLossError: A loss term became NaN or infinite.
+            RunError: There is no usable checkpoint to resume from.
+        """
+        torch.use_deterministic_algorithms(True)
+        start = Position(stage=1, step=0, losses={}, seconds=0.0)
+        states: dict[int, dict[str, Tensor]] = {}
+        if resume:
+            start, states = load_checkpoint(self.directory, self.network)
+        self.losses, self.seconds = dict(start.losses), start.seconds
+        for stage in (1, 2):
+            if stage >= start.stage:
+                first = start.step if stage == start.stage else 0
+                self._run_stage(stage, first, states if stage == start.stage else {})
+        self.network.eval()
+        fit_anomaly_map(self.network, self.holdout_frames, self.config.training.batch_size, self.report)
+        remove_checkpoint(self.directory)
+
+    def _run_stage(self, stage: int, first: int, states: dict[int, dict[str, Tensor]]) -> None:
+        training = self.config.training
+        steps, rate = (
+            (training.stage1_steps, training.stage1_learning_rate)
+            if stage == 1
+            else (training.stage2_steps, training.stage2_learning_rate)
+        )
+        learner = self.network.couplings if stage == 1 else self.network.student
+        self.network.requires_grad_(False)
+        learner.requires_grad_(True)
+        optimizer = torch.optim.AdamW(learner.parameters(), lr=rate, weight_decay=training.weight_decay)
+        if states:
+            restore_optimizer(optimizer, states)
+        self.network.train()
+        began = time.monotonic() - self.seconds
+        for step, frames in zip(range(first, steps), self._batches(stage, first), strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * _schedule(step, steps, training.warmup_steps)
+            terms = self._terms(stage, step, frames)
+            loss = total_loss(terms, stage, step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+            optimizer.step()
+            self._remember(stage, terms)
+            self.seconds = time.monotonic() - began
+            name = "stage 1 (teacher)" if stage == 1 else "stage 2 (student)"
+            self.report(name, step + 1, steps, {"loss": sum(self.losses[f"stage{stage} {s}"] for s in SCALE_NAMES)})
+            if (step + 1) % training.checkpoint_every == 0:
+                position = Position(stage, step + 1, dict(self.losses), self.seconds)
+                save_checkpoint(self.directory, self.network, optimizer, position)
+
+    def _batches(self, stage: int, first: int) -> Iterator[UInt8Array]:
+        """Endless batches from step `first` on: whole random orders of all frames, one after the other."""
+        count, size, seed = len(self.train_frames), self.config.training.batch_size, self.config.training.seed
+        step = first
+        while True:
+            positions = np.arange(step * size, (step + 1) * size)
+            epochs = range(positions[0] // count, positions[-1] // count + 1)
+            orders = {e: np.random.default_rng((seed, stage, e)).permutation(count) for e in epochs}
+            chosen = [orders[epoch][index] for epoch, index in zip(*np.divmod(positions, count), strict=True)]
+            rng = np.random.default_rng((seed, stage, 1, step))
+            yield augment(self.train_frames[chosen], self.config.augment, rng)
+            step += 1
+
+    def _terms(self, stage: int, step: int, frames: UInt8Array) -> list[Tensor]:
+        torch.manual_seed(np.random.SeedSequence((self.config.training.seed, stage, step)).generate_state(1)[0].item())
+        with torch.no_grad():
+            images, inspect = self.network.unpack(torch.from_numpy(frames).to(self.device))
+            raw = self.network.backbone(images.contiguous(memory_format=torch.channels_last))
+            if stage == 1:
+                self.network.update_norms(raw)
+            features = self.network.standardise(raw)
+            if stage == 2:
+                teacher = [coupling(x)[0] for coupling, x in zip(self.network.couplings, features, strict=True)]
+        if stage == 1:
+            return teacher_terms(self.network, features)
+        return student_terms(teacher, self.network.student(features), inspect, self.config.training.hard_fraction)
+
+    def _remember(self, stage: int, terms: list[Tensor]) -> None:
+        for name, term in zip(SCALE_NAMES, terms, strict=True):
+            key = f"stage{stage} {name}"
+            value = term.item()
+            self.losses[key] = _LOSS_MEMORY * self.losses.get(key, value) + (1 - _LOSS_MEMORY) * value
+
+
+def _schedule(step: int, steps: int, warmup: int) -> float:
+    """Share of the learning rate: linear warm-up, then a cosine down to zero."""
+    warmup = min(warmup, steps // 2)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
