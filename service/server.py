@@ -22,8 +22,8 @@ from service.station import Station
 log = structlog.get_logger(__name__)
 
 _BACKLOG: Final = 2048
-_REFUSAL_S: Final = 2.0
-"""Time for the refusals of what could not be finished to reach their clients."""
+_CLOSING_S: Final = 2
+"""Time for last answers to reach their clients once every inspection is answered or refused."""
 
 
 class ExitCode(IntEnum):
@@ -58,7 +58,7 @@ def serve(settings: Settings, runtime: Runtime | None = None) -> ExitCode:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=max(1, round(settings.grace_seconds)),
+        timeout_graceful_shutdown=_CLOSING_S,
     )
     with listener:
         code = asyncio.run(_run(config, listener, settings))
@@ -74,12 +74,12 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
+        self._loop = asyncio.get_running_loop()
         self.up = asyncio.Event()
         self.told_to_stop = asyncio.Event()
         self.told_to_hurry = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self.up.set()
 
@@ -91,7 +91,10 @@ class _Server(uvicorn.Server):
 async def _run(config: uvicorn.Config, listener: socket.socket, settings: Settings) -> ExitCode:
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    await server.up.wait()
+    up = asyncio.create_task(server.up.wait())
+    await asyncio.wait({serving, up}, return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        serving.result()
     state = cast("FastAPI", config.app).state
     station: Station = state.station
     told_to_stop = asyncio.create_task(server.told_to_stop.wait())
@@ -114,7 +117,7 @@ async def _run(config: uvicorn.Config, listener: socket.socket, settings: Settin
             log.error("drain_cut_short", unanswered=station.in_flight)
             station.abandon()
             server.should_exit = True
-            await asyncio.wait({serving}, timeout=_REFUSAL_S)
+            await asyncio.wait({serving}, timeout=_CLOSING_S)
             return ExitCode.DRAIN_CUT_SHORT
         hurry.cancel()
     server.should_exit = True
