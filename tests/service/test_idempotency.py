@@ -110,8 +110,10 @@ def test_a_failure_does_not_use_the_key_up(line: Line, runtime: FakeRuntime) -> 
 
 
 def test_restart_keeps_verdicts_and_images(settings: Settings, tmp_path: Path) -> None:
-    with running(settings, FakeRuntime()) as line:
+    runtime = FakeRuntime()
+    with running(settings, runtime) as line:
         first = line.post(DEFECTIVE, PART).json()
+    assert runtime.closed
     assert (tmp_path / "var" / "records.sqlite3").is_file()
     with running(settings, FakeRuntime()) as line:
         assert line.http.get(f"/v1/inspections/{first['id']}").json()["verdict"] == "fail"
