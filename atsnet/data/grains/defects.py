@@ -18,7 +18,7 @@ from atsnet.data.grains.part import Float32Array, Part, mottle
 UInt8Array = NDArray[np.uint8]
 Points = NDArray[np.float64]
 
-_LEAST_AREA: Final = 20  # square reference pixels
+_LEAST_AREA: Final = 40  # square reference pixels
 _SUPERSAMPLING: Final = 4
 _SUBPIXEL_BITS: Final = 4
 
@@ -50,8 +50,8 @@ def apply_defect(name: str, rng: np.random.Generator, part: Part) -> AppliedDefe
 
 def _crack(rng: np.random.Generator, part: Part, severity: float) -> tuple[Float32Array, Float32Array]:
     """A thin dark line that wanders, forks and tapers, with one lip raised into the light."""
-    length = _between(24, 95, severity) * rng.uniform(0.8, 1.25)
-    width = _between(0.75, 1.5, severity)
+    length = _between(36, 105, severity) * rng.uniform(0.8, 1.25)
+    width = _between(1.2, 2.2, severity)
     if rng.random() < 0.6:
         start, heading = _on_edge(rng, part)
         heading += rng.normal(0, 0.5)
@@ -67,7 +67,7 @@ def _crack(rng: np.random.Generator, part: Part, severity: float) -> tuple[Float
         lines.append((branch, np.linspace(0.7 * width, 0.3, len(branch))))
     line = _draw_lines(part, lines) * part.coverage
     lip = _shifted(line, part, rng.uniform(0.9, 1.3)) * (1 - line) * part.coverage
-    depth = _between(0.22, 0.55, severity) * np.clip(1 + 0.2 * mottle(rng, part.size, 12), 0.5, 1.5)
+    depth = _between(0.28, 0.6, severity) * np.clip(1 + 0.2 * mottle(rng, part.size, 12), 0.5, 1.5)
     raised = np.float32(_between(0.05, 0.15, severity))
     return part.reflectance * (1 - depth * line + raised * lip), np.maximum(line, 0.6 * lip)
 
@@ -75,7 +75,7 @@ def _crack(rng: np.random.Generator, part: Part, severity: float) -> tuple[Float
 def _chip(rng: np.random.Generator, part: Part, severity: float) -> tuple[Float32Array, Float32Array]:
     """Material broken out of a corner or an edge: a conchoidal facet, and the holder where it went right through."""
     size, (half_u, half_v) = part.size, part.half_extent
-    reach = _between(8, 24, severity) * rng.uniform(0.85, 1.2)
+    reach = _between(14, 32, severity) * rng.uniform(0.85, 1.2)
     at_corner = rng.random() < 0.7
     corner = np.array([half_u, half_v]) * rng.choice((-1, 1), 2)
     if not at_corner:
@@ -89,7 +89,7 @@ def _chip(rng: np.random.Generator, part: Part, severity: float) -> tuple[Float3
 
     tilt = rng.normal(0, 0.07)
     ripple = np.sin(inward * np.float32(2 * math.pi / rng.uniform(3.5, 6)) + mottle(rng, size, 12))
-    facet = _soft(part.reflectance, part, 3) * np.float32(_between(0.88, 0.66, severity) + tilt)
+    facet = _soft(part.reflectance, part, 3) * np.float32(_between(0.8, 0.56, severity) + tilt)
     facet = facet + np.float32(0.022) * ripple + np.float32(0.025) * mottle(rng, size, 3.5)
     through = np.clip((inward - np.float32(rng.uniform(0.45, 0.9) * reach)) / 1.5 + 0.5 * mottle(rng, size, 5), 0, 1)
     fresh = np.exp(-np.square((inward - 1.0) / 0.9)) * np.clip(0.6 + 0.6 * mottle(rng, size, 8), 0, 1.6)
@@ -104,7 +104,7 @@ def _pit(rng: np.random.Generator, part: Part, severity: float) -> tuple[Float32
     hole = np.zeros_like(part.reflectance)
     place = _inside(rng, part, 0.84)
     for number in range(1 + int(rng.integers(0, 3) * (rng.random() < 0.35))):
-        radius = _between(2.0, 4.6, severity) * rng.uniform(0.85, 1.2) * (0.65 if number else 1.0)
+        radius = _between(2.4, 5.0, severity) * rng.uniform(0.85, 1.2) * (0.65 if number else 1.0)
         middle = place + (rng.normal(0, 7, 2) if number else np.zeros(2))
         outline = _ring(rng, radius, 0.22) * np.array([1.0, rng.uniform(0.65, 1.0)])
         hole = np.maximum(hole, _fill(part, middle + outline))
@@ -121,10 +121,10 @@ def _contamination(rng: np.random.Generator, part: Part, severity: float) -> tup
     kind = rng.choice(("residue", "fibre", "dust"), p=(0.5, 0.25, 0.25))
     sign = rng.choice((-1, 1))
     if kind == "residue":
-        radius = _between(6, 17, severity) * rng.uniform(0.8, 1.2)
+        radius = _between(9, 20, severity) * rng.uniform(0.8, 1.2)
         outline = _ring(rng, radius, 0.26) * np.array([rng.uniform(0.7, 1.3), 1.0])
         film = _soft(_fill(part, _inside(rng, part, 0.8) + outline), part, rng.uniform(0.8, 2.0)) * part.coverage
-        contrast = sign * _between(0.026, 0.065, severity)
+        contrast = sign * _between(0.045, 0.1, severity)
         ring = 4 * film * (1 - film) * np.float32(rng.uniform(0.1, 0.9))
         uneven = np.clip(1 + 0.25 * mottle(rng, part.size, 9), 0.4, 1.6)
         veiled = _soft(part.reflectance, part, 2.5) - part.reflectance
@@ -132,34 +132,34 @@ def _contamination(rng: np.random.Generator, part: Part, severity: float) -> tup
         return part.reflectance + tone, film
     if kind == "fibre":
         path = _walk(
-            rng, _inside(rng, part, 0.75), rng.uniform(0, 2 * math.pi), _between(22, 70, severity), wander=0.14, kink=0
+            rng, _inside(rng, part, 0.75), rng.uniform(0, 2 * math.pi), _between(36, 90, severity), wander=0.14, kink=0
         )
-        thread = _draw_lines(part, [(path, np.full(len(path), rng.uniform(1.3, 2.1)))])
+        thread = _draw_lines(part, [(path, np.full(len(path), rng.uniform(1.8, 2.8)))])
         lying = _soft(thread, part, 0.45) * part.coverage
         shadow = _shifted(lying, part, 1.8) * (1 - lying) * part.coverage
-        tone = np.float32(sign * _between(0.05, 0.13, severity)) * lying - np.float32(0.02) * shadow
+        tone = np.float32(sign * _between(0.08, 0.18, severity)) * lying - np.float32(0.02) * shadow
         return part.reflectance + tone, np.maximum(lying, 0.4 * shadow)
     specks = np.zeros_like(part.reflectance)
     middle = _inside(rng, part, 0.78)
-    for _ in range(int(rng.integers(2, 7))):
-        radius = _between(1.2, 2.6, severity) * rng.uniform(0.6, 1.3)
+    for _ in range(int(rng.integers(3, 8))):
+        radius = _between(1.8, 3.4, severity) * rng.uniform(0.6, 1.3)
         specks = np.maximum(specks, _fill(part, middle + rng.normal(0, 8, 2) + _ring(rng, radius, 0.4)))
     specks = _soft(specks, part, 0.5) * part.coverage
-    tone = np.float32(sign * _between(0.06, 0.16, severity)) * specks
+    tone = np.float32(sign * _between(0.1, 0.22, severity)) * specks
     return part.reflectance + tone, specks
 
 
 def _scratch(rng: np.random.Generator, part: Part, severity: float) -> tuple[Float32Array, Float32Array]:
     """A shallow groove across the polish lines: one flank bright, one dark, the load on it uneven."""
     heading = part.polish_angle - part.angle + rng.choice((-1, 1)) * rng.uniform(0.45, math.pi / 2)
-    length = _between(40, 130, severity) * rng.uniform(0.8, 1.2)
+    length = _between(56, 150, severity) * rng.uniform(0.8, 1.2)
     middle = _inside(rng, part, 0.55)
     along = np.linspace(-length / 2, length / 2, 40)
     bow = rng.normal(0, 0.03) * length * (1 - np.square(2 * along / length))
     direction = np.array([math.cos(heading), math.sin(heading)])
     path = middle + along[:, None] * direction + bow[:, None] * np.array([-direction[1], direction[0]])
     taper = np.clip(1.3 * (1 - np.abs(2 * along / length) ** 4), 0.35, 1)
-    lines = [(path, _between(0.8, 1.35, severity) * taper)]
+    lines = [(path, _between(1.1, 1.8, severity) * taper)]
     if rng.random() < 0.3:
         beside = path[8:30] + rng.uniform(2.2, 4.0) * np.array([-direction[1], direction[0]])
         lines.append((beside, np.full(len(beside), 0.7)))

@@ -12,13 +12,13 @@ from atsnet.data.grains.part import Float32Array, Holder, Part, make_part
 
 UInt8Array = NDArray[np.uint8]
 
-GENERATOR_VERSION: Final = 3
+GENERATOR_VERSION: Final = 4
 """Goes up whenever the same seed gives other bytes."""
 
-CONTRAST_FLOOR: Final = 4.0
+CONTRAST_FLOOR: Final = 10.0
 """Least mean absolute difference, over a defect's mask, from the same part without the defect, in grey levels."""
 
-TEXTURE_SHARE: Final = 0.8
+TEXTURE_SHARE: Final = 2.0
 """The same difference is also at least this share of the standard deviation of the part's texture around the defect."""
 
 MIN_SIZE: Final = 64

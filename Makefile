@@ -1,0 +1,56 @@
+# Two commands for a newcomer: `make run` and `make test`. They need Python 3.11 or later with pip, and nothing else.
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: help run test check lint types imports format clean
+
+help:  ## Say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/runtime-installed  ## Start the service with the committed bundle; HOST= and PORT= change the address
+	@exec $(BIN)/atsnet serve --host $(HOST) --port $(PORT)
+
+test: .venv/tests-installed  ## Run every test that needs no GPU
+	$(BIN)/python -m pytest
+
+check: lint types imports  ## Lint, types and import rules
+
+lint: .venv/tests-installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/tests-installed
+	$(BIN)/mypy
+
+imports: .venv/tests-installed
+	$(BIN)/lint-imports
+
+format: .venv/tests-installed  ## Bring the code into the house's format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## Remove the environment and every cache; var/ and runs/ stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+
+.venv/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; this is " + sys.version.split()[0] + ". Name another one with PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+# No torch: what the service needs and no more.
+.venv/runtime-installed: .venv/created pyproject.toml constraints.txt
+	@echo "installing the runtime into .venv ..."
+	@$(PIP) --editable '.[cpu]'
+	@touch $@
+
+.venv/tests-installed: .venv/created pyproject.toml constraints.txt
+	@echo "installing the runtime, training and test requirements into .venv ..."
+	@# torch first and alone: its exact version keeps the resolver from looking at other builds.
+	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@$(PIP) --editable '.[cpu,train,dev]'
+	@touch $@ .venv/runtime-installed
