@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
-from service import problems
-from service.openapi import DocumentedApp
+from service import openapi, problems
 from service.routes import inspections, operation
 from service.runtimes.protocol import Runtime
 from service.settings import Settings, load_settings
@@ -42,9 +42,15 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
                 await started
             await station.stop()
 
-    app = DocumentedApp(
-        title="ATS-Net inspection service", version=version("atsnet"), description=_DESCRIPTION, lifespan=lifespan
+    # The pages at /docs come with their scripts: a factory's network seldom reaches the content networks of the web.
+    app = FastAPIOffline(
+        redoc_url=None,
+        title="ATS-Net inspection service",
+        version=version("atsnet"),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
     )
+    openapi.install(app)
     problems.install(app)
     app.include_router(inspections.router)
     app.include_router(operation.router)

@@ -10,19 +10,21 @@ _PROBLEM: Final = {"$ref": "#/components/schemas/ProblemDocument"}
 _FOREIGN_SCHEMAS: Final = ("HTTPValidationError", "ValidationError")
 
 
-class DocumentedApp(FastAPI):
-    """An application whose document says that errors are problems."""
+def install(app: FastAPI) -> None:
+    """Make the application's document say that errors are problems, and leave out the framework's own errors."""
+    generate = app.openapi
 
-    def openapi(self) -> dict[str, Any]:
-        """The document: problems under their media type, and none of the framework's own errors."""
-        if self.openapi_schema is None:
-            document = super().openapi()
-            for path in document["paths"].values():
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            generated = generate()
+            for path in generated["paths"].values():
                 for operation in path.values():
                     _correct(operation["responses"])
             for name in _FOREIGN_SCHEMAS:
-                document["components"]["schemas"].pop(name, None)
-        return super().openapi()
+                generated["components"]["schemas"].pop(name, None)
+        return generate()
+
+    app.openapi = document  # type: ignore[method-assign]
 
 
 def _correct(responses: dict[str, Any]) -> None:

@@ -134,3 +134,11 @@ def test_every_field_is_described(line: Line) -> None:
     assert tuple(query) == FIELD_NAMES
     assert all(parameter["schema"].get("type") or parameter["schema"].get("enum") for parameter in query.values())
     assert set(operation["requestBody"]["content"]) == {"image/*", "application/octet-stream", "multipart/form-data"}
+
+
+def test_the_pages_bring_their_own_scripts_and_styles(line: Line) -> None:
+    page = line.http.get("/docs").text
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert sources
+    assert all(source.startswith("/") for source in sources), sources
+    assert all(line.http.get(source).status_code == 200 for source in sources)
