@@ -68,6 +68,8 @@ class TrainingConfig(_Frozen):
     """Share of the positions, those with the largest error, that the student's loss is taken over."""
     holdout_fraction: float = Field(default=0.15, gt=0, lt=1)
     """Share of the normal images kept out of training, for the channel weights, quantiles and thresholds."""
+    bfloat16: bool = True
+    """Compute the frozen trunk and the student in bfloat16 where that is faster; weights and losses stay float32."""
     checkpoint_every: int = Field(default=500, gt=0)
 
 
@@ -75,7 +77,6 @@ class CalibrationConfig(_Frozen):
     """How thresholds are drawn from held-out normal images."""
 
     target_false_reject_rate: float = Field(default=0.01, gt=0, lt=1)
-    map_quantile: float = Field(default=0.999, gt=0, lt=1)
 
 
 class Config(_Frozen):

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import cv2
@@ -19,6 +18,7 @@ from atsnet.pretraining.scenes import MARKS, SceneDataset
 from atsnet.pretraining.views import FolderViews, SceneViews
 from atsnet.progress import Reporter, silent
 from atsnet.training.losses import NonFiniteLossError
+from atsnet.training.precision import bfloat16_pays
 
 LICENCE = "Apache-2.0 (trained on procedural images only)"
 _LOSS_MEMORY = 0.98
@@ -40,7 +40,7 @@ class PretrainingConfig(BaseModel):
     learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.02, ge=0)
     warmup_steps: int = Field(default=200, ge=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     bfloat16: bool = True
     """Compute in bfloat16 where the processor has instructions for it; weights and statistics stay float32."""
     workers: int = Field(default=1, ge=0)
@@ -65,7 +65,7 @@ def pretrain(
     Args:
         config: Objective and schedule.
         images: Unlabelled line images for `vicreg`; without them it uses procedural scenes.
-        start: Trunk to go on from; random weights by default.
+        start: Trunk to go on from, trained in place; random weights by default.
         report: Receives the progress.
 
     Returns:
@@ -81,17 +81,18 @@ def pretrain(
     trunk = start or ResNet18Trunk()
     data, objective, loss_of = _task(config, images)
     channels_last = torch.channels_last
-    trunk.train()
+    trunk.train().requires_grad_(True)
     parameters = [*trunk.parameters(), *objective.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     for parameter in trunk.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=channels_last)
+    half = config.bfloat16 and bfloat16_pays(torch.device("cpu"))
     average = 0.0
     for step, batch in enumerate(_batches(data, config)):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, config)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16 and _has_bfloat16()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
             loss = loss_of(lambda x: trunk((x.float() / 255).contiguous(memory_format=channels_last)), batch)
         value = loss.item()
         if not math.isfinite(value):
@@ -148,12 +149,6 @@ def _batches(data: Dataset[Any], config: PretrainingConfig) -> Iterator[Any]:
 
 def _one_thread(_: int) -> None:
     cv2.setNumThreads(0)
-
-
-def _has_bfloat16() -> bool:
-    info = Path("/proc/cpuinfo")  # elsewhere than on Linux, float32 is the safe choice
-    flags = info.read_text() if info.exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _schedule(step: int, config: PretrainingConfig) -> float:

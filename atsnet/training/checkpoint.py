@@ -5,20 +5,20 @@ kept: a resumed run ends with the same bits as one that was never interrupted.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from atsnet.training.run_directory import RunError
 
-STATE_NAME: Final = "state.safetensors"
 STATE_RECORD_NAME: Final = "state.json"
+_STATE_PATTERN: Final = "state-*.safetensors"
 
 
 @dataclass(frozen=True)
@@ -31,26 +31,42 @@ class Position:
     seconds: float
 
 
+class _Record(BaseModel):
+    """Contents of `state.json`: the position, and which file holds the tensors that belong to it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: Literal[1, 2]
+    step: int = Field(ge=0)
+    losses: dict[str, float]
+    seconds: float
+    tensors: str
+    sha256: str
+
+
 def save_checkpoint(directory: Path, network: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
-    """Write the state; a crash while writing leaves the state before it intact."""
+    """Write the state; a crash while writing leaves the state before it to resume from."""
     tensors = {f"network.{key}": value.contiguous() for key, value in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
             tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value).contiguous()
-    temporary = directory / (STATE_NAME + ".tmp")
-    save_file(tensors, temporary)
-    record = {
-        "stage": position.stage,
-        "step": position.step,
-        "losses": position.losses,
-        "seconds": position.seconds,
-        "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest(),
-    }
-    # The record names the digest of its tensors: should only one of the two files be replaced, that is seen.
-    record_temporary = directory / (STATE_RECORD_NAME + ".tmp")
-    record_temporary.write_text(json.dumps(record, indent=2) + "\n")
-    temporary.replace(directory / STATE_NAME)
-    record_temporary.replace(directory / STATE_RECORD_NAME)
+    path = directory / f"state-{position.stage}-{position.step}.safetensors"
+    save_file(tensors, path)
+    record = _Record(
+        stage=1 if position.stage == 1 else 2,
+        step=position.step,
+        losses=position.losses,
+        seconds=position.seconds,
+        tensors=path.name,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+    # The record names its tensors, so that replacing this one file is what makes the new state the current one.
+    temporary = directory / (STATE_RECORD_NAME + ".tmp")
+    temporary.write_text(record.model_dump_json(indent=2) + "\n")
+    temporary.replace(directory / STATE_RECORD_NAME)
+    for other in directory.glob(_STATE_PATTERN):
+        if other != path:
+            other.unlink()
 
 
 def load_checkpoint(directory: Path, network: nn.Module) -> tuple[Position, dict[int, dict[str, Tensor]]]:
@@ -60,16 +76,20 @@ def load_checkpoint(directory: Path, network: nn.Module) -> tuple[Position, dict
         RunError: There is no checkpoint, or it is damaged or of another network.
     """
     try:
-        record = json.loads((directory / STATE_RECORD_NAME).read_text())
-        content = (directory / STATE_NAME).read_bytes()
-        if hashlib.sha256(content).hexdigest() != record["sha256"]:
-            raise RunError(f"the checkpoint in {directory} is damaged: {STATE_NAME} is not the file that was written")
-        tensors = load_file(directory / STATE_NAME)
+        record = _Record.model_validate_json((directory / STATE_RECORD_NAME).read_bytes())
+        content = (directory / record.tensors).read_bytes()
+        if hashlib.sha256(content).hexdigest() != record.sha256:
+            raise RunError(
+                f"the checkpoint in {directory} is damaged: {record.tensors} is not the file that was written"
+            )
+        tensors = load(content)
         network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
-        position = Position(record["stage"], record["step"], record["losses"], record["seconds"])
+        position = Position(record.stage, record.step, record.losses, record.seconds)
     except OSError as error:
-        raise RunError(f"{directory} has no checkpoint to resume from: {error.filename}: {error.strerror}") from error
-    except (ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        raise RunError(
+            f"{directory} has no checkpoint to resume from ({error.filename}: {error.strerror}); start again without it"
+        ) from error
+    except (ValueError, SafetensorError, RuntimeError) as error:
         raise RunError(f"the checkpoint in {directory} is damaged: {error}") from error
     states: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
@@ -87,5 +107,6 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, states: dict[int, dict[s
 
 def remove_checkpoint(directory: Path) -> None:
     """Remove the state of a run that is finished."""
-    for name in (STATE_NAME, STATE_RECORD_NAME):
-        (directory / name).unlink(missing_ok=True)
+    (directory / STATE_RECORD_NAME).unlink(missing_ok=True)
+    for path in directory.glob(_STATE_PATTERN):
+        path.unlink()

@@ -33,7 +33,7 @@ def student_terms(
     """
     terms = []
     for t, s in zip(teacher, student, strict=True):
-        error = (t - s).square().mean(dim=1)
+        error = (t.float() - s.float()).square().mean(dim=1)
         stride = inspect.shape[1] // error.shape[1]
         weight = inspect[:, ::stride, ::stride]
         if hard_fraction < 1:

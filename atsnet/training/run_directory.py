@@ -4,8 +4,9 @@
     run.json             images, backbone, losses: `RunRecord`
     model.safetensors    the trained network
     calibration.json     thresholds, once calibrated
-    state.safetensors    where training stands, while it is not finished (see `atsnet.training.checkpoint`)
-    state.json
+    started.json         images and backbone that training was started with, while it is not finished: `RunStart`
+    state.json           where training stands, likewise (see `atsnet.training.checkpoint`)
+    state-*.safetensors
 
 Weights are safetensors and the rest is JSON; nothing is ever unpickled.
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -23,6 +24,7 @@ from atsnet.network.atsnet import AtsNet
 
 CONFIG_NAME: Final = "config.json"
 RECORD_NAME: Final = "run.json"
+START_NAME: Final = "started.json"
 MODEL_NAME: Final = "model.safetensors"
 CALIBRATION_NAME: Final = "calibration.json"
 
@@ -59,6 +61,15 @@ class DataSource(BaseModel):
     """Digest over the names and contents of all these images."""
 
 
+class RunStart(BaseModel):
+    """What a run was started with; it can be resumed with nothing else."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: BackboneSource
+    data: DataSource
+
+
 class RunRecord(BaseModel):
     """What a run was made from and how it went."""
 
@@ -88,7 +99,9 @@ def save_run(directory: Path, network: AtsNet, config: Config, record: RunRecord
     directory.mkdir(parents=True, exist_ok=True)
     (directory / CONFIG_NAME).write_text(config.model_dump_json(indent=2) + "\n")
     (directory / RECORD_NAME).write_text(record.model_dump_json(indent=2) + "\n")
-    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, directory / MODEL_NAME)
+    temporary = directory / (MODEL_NAME + ".tmp")
+    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, temporary)
+    temporary.replace(directory / MODEL_NAME)
 
 
 def load_run(directory: Path) -> TrainedRun:
@@ -107,7 +120,7 @@ def load_run(directory: Path) -> TrainedRun:
         network = AtsNet(config.network, config.input)
         state: dict[str, Any] = load_file(directory / MODEL_NAME)
         network.load_state_dict(state)
-    except (ValidationError, OSError, SafetensorError, RuntimeError) as error:
+    except (ValueError, OSError, SafetensorError, RuntimeError) as error:
         raise RunError(f"the run in {directory} is damaged: {error}") from error
     network.eval()
     return TrainedRun(directory, network, config, record)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from atsnet import __version__
 from atsnet.config import Config
@@ -12,14 +13,16 @@ from atsnet.data.layout import Dataset, fingerprint, split_holdout
 from atsnet.network.atsnet import AtsNet
 from atsnet.network.backbone import ResNet18Trunk
 from atsnet.progress import Reporter, silent
-from atsnet.training.checkpoint import STATE_RECORD_NAME
+from atsnet.training.checkpoint import STATE_RECORD_NAME, remove_checkpoint
 from atsnet.training.run_directory import (
     CONFIG_NAME,
     MODEL_NAME,
+    START_NAME,
     BackboneSource,
     DataSource,
     RunError,
     RunRecord,
+    RunStart,
     TrainedRun,
     load_run,
     save_run,
@@ -64,6 +67,7 @@ def train_run(
         holdout_images=tuple(sample.name for sample in holdout),
         sha256=fingerprint((*train, *holdout)),
     )
+    _start(out, RunStart(backbone=backbone, data=data), resume)
     frames = load_frames(
         [*train, *holdout], config.input, progress=lambda done, total: report("loading images", done, total)
     ).pixels
@@ -90,6 +94,9 @@ def train_run(
     )
     network.cpu()
     save_run(out, network, config, record)
+    # Only now: until the network is written, the checkpoint is all that there is of it.
+    remove_checkpoint(out)
+    (out / START_NAME).unlink()
     return load_run(out)
 
 
@@ -99,9 +106,27 @@ def _prepare(out: Path, config: Config, resume: bool) -> None:
     if resume:
         if not (out / CONFIG_NAME).is_file():
             raise RunError(f"{out} holds no run to resume: it has no {CONFIG_NAME}")
-        if Config.model_validate_json((out / CONFIG_NAME).read_bytes()) != config:
+        try:
+            started_with = Config.model_validate_json((out / CONFIG_NAME).read_bytes())
+        except ValidationError as error:
+            raise RunError(f"the run in {out} cannot be resumed, its {CONFIG_NAME} is damaged: {error}") from error
+        if started_with != config:
             raise RunError(f"the run in {out} was started with another configuration; resume it with its own")
     elif (out / STATE_RECORD_NAME).exists():
         raise RunError(f"{out} holds an unfinished run; go on with `--resume`, or give another directory")
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG_NAME).write_text(config.model_dump_json(indent=2) + "\n")
+
+
+def _start(out: Path, start: RunStart, resume: bool) -> None:
+    """Write down what a run is made from, so that it cannot be finished with anything else."""
+    path = out / START_NAME
+    if resume:
+        try:
+            before = RunStart.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise RunError(f"the run in {out} cannot be resumed, its {START_NAME} cannot be read: {error}") from error
+        for what, old, new in (("backbone", before.backbone, start.backbone), ("images", before.data, start.data)):
+            if old != new:
+                raise RunError(f"the run in {out} was started with another backbone or other images: its {what} differ")
+    path.write_text(start.model_dump_json(indent=2) + "\n")

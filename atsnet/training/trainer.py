@@ -1,6 +1,7 @@
 """Two-stage training on normal frames: first the teacher's coupling, then the student against the frozen teacher."""
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +15,10 @@ from atsnet.data.augment import augment
 from atsnet.imaging import UInt8Array
 from atsnet.network.atsnet import AtsNet
 from atsnet.progress import Reporter, silent
-from atsnet.training.checkpoint import (
-    Position,
-    load_checkpoint,
-    remove_checkpoint,
-    restore_optimizer,
-    save_checkpoint,
-)
+from atsnet.training.checkpoint import Position, load_checkpoint, restore_optimizer, save_checkpoint
 from atsnet.training.fitting import fit_anomaly_map
 from atsnet.training.losses import SCALE_NAMES, student_terms, teacher_terms, total_loss
+from atsnet.training.precision import bfloat16_pays
 
 _LOSS_MEMORY = 0.95
 
@@ -52,17 +48,27 @@ class Trainer:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.config, self.directory, self.device, self.report = config, directory, device, report
         self.train_frames, self.holdout_frames = train_frames, holdout_frames
+        self._half = config.training.bfloat16 and bfloat16_pays(device)
         self.losses: dict[str, float] = {}
         self.seconds = 0.0
 
     def run(self, *, resume: bool = False) -> None:
-        """Train both stages and fit the anomaly map; leaves the network in eval mode.
+        """Train both stages and fit the anomaly map; leaves the network in eval mode, and the last checkpoint.
 
         Raises:
             NonFiniteLossError: A loss term became NaN or infinite.
             RunError: There is no usable checkpoint to resume from.
         """
+        # cuBLAS is deterministic only with a workspace of its own; the setting is read at its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        before = torch.are_deterministic_algorithms_enabled()
         torch.use_deterministic_algorithms(True)
+        try:
+            self._run(resume)
+        finally:
+            torch.use_deterministic_algorithms(before)
+
+    def _run(self, resume: bool) -> None:
         start = Position(stage=1, step=0, losses={}, seconds=0.0)
         states: dict[int, dict[str, Tensor]] = {}
         if resume:
@@ -74,7 +80,6 @@ class Trainer:
                 self._run_stage(stage, first, states if stage == start.stage else {})
         self.network.eval()
         fit_anomaly_map(self.network, self.holdout_frames, self.config.training.batch_size, self.report)
-        remove_checkpoint(self.directory)
 
     def _run_stage(self, stage: int, first: int, states: dict[int, dict[str, Tensor]]) -> None:
         training = self.config.training
@@ -125,7 +130,8 @@ class Trainer:
         torch.manual_seed(np.random.SeedSequence((self.config.training.seed, stage, step)).generate_state(1)[0].item())
         with torch.no_grad():
             images, inspect = self.network.unpack(torch.from_numpy(frames).to(self.device))
-            raw = self.network.backbone(images.contiguous(memory_format=torch.channels_last))
+            with self._fast():
+                raw = self.network.backbone(images.contiguous(memory_format=torch.channels_last))
             if stage == 1:
                 self.network.update_norms(raw)
             features = self.network.standardise(raw)
@@ -133,7 +139,12 @@ class Trainer:
                 teacher = [coupling(x)[0] for coupling, x in zip(self.network.couplings, features, strict=True)]
         if stage == 1:
             return teacher_terms(self.network, features)
-        return student_terms(teacher, self.network.student(features), inspect, self.config.training.hard_fraction)
+        with self._fast():
+            student = self.network.student(features)
+        return student_terms(teacher, student, inspect, self.config.training.hard_fraction)
+
+    def _fast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
 
     def _remember(self, stage: int, terms: list[Tensor]) -> None:
         for name, term in zip(SCALE_NAMES, terms, strict=True):
