@@ -1,8 +1,9 @@
 """Configuration: frozen models that reject unknown keys; the resolved one is saved in whatever it produced."""
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -101,19 +102,49 @@ class Config(_Frozen):
         return self
 
 
-def load_config(path: Path) -> Config:
-    """Read a TOML file; keys that it leaves out have their defaults.
+def load_config(path: Path | None = None, assignments: Iterable[str] = ()) -> Config:
+    """Read a TOML file and change single keys of it; keys that are in neither have their defaults.
+
+    Args:
+        path: The file; none by default.
+        assignments: `network.student_width=160`, the value in TOML; text without quotes is taken as it is.
 
     Raises:
-        ConfigError: The file cannot be read, or a key is unknown or its value wrong.
+        ConfigError: The file cannot be read, an assignment is none, a key is unknown or its value wrong.
     """
+    content = {} if path is None else _read_toml(path)
+    changes = list(assignments)
+    for assignment in changes:
+        _assign(content, assignment)
+    source = ", ".join([*([str(path)] if path else []), *changes]) or "the defaults"
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors())
+        raise ConfigError(f"{source}: {problems}") from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            return Config.model_validate(tomllib.load(file))
+            return tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{path}: {problems}") from error
+
+
+def _assign(content: dict[str, Any], assignment: str) -> None:
+    key, equals, text = assignment.partition("=")
+    *tables, name = key.strip().split(".")
+    if not equals or not name:
+        raise ConfigError(f"{assignment!r} is no assignment; write it as network.student_width=160")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for table in tables:
+        content = content.setdefault(table, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"{assignment}: {table} is a value, not a table")
+    content[name] = value

@@ -1,0 +1,92 @@
+"""`atsnet export`: from a calibrated run to a bundle that the service loads."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options
+from cli.errors import CommandError
+from cli.exit_codes import ExitCode
+from cli.output import messages, print_json, results
+
+if TYPE_CHECKING:
+    from atsnet.data.layout import Dataset, Sample
+    from atsnet.training.run_directory import TrainedRun
+
+EXAMPLES = """Example:
+
+  atsnet export runs/grains data/grains --name tec-grain-demo --version 1 --product tec-grain"""
+
+
+def export(
+    run: options.Run,
+    data: options.Data,
+    name: Annotated[str, typer.Option(help="Name of the bundle.")],
+    version: Annotated[str, typer.Option(help="Version of the bundle; a published one never changes.")],
+    product: Annotated[str, typer.Option(help="Product that it inspects; names its recipe in the service.")],
+    weights: Annotated[Path, typer.Option(help="Directory of the bundles.")] = Path("weights"),
+    parity_images: Annotated[
+        int, typer.Option(min=1, help="Most images to compare PyTorch and ONNX Runtime on, evenly chosen.")
+    ] = 500,
+    json: options.Json = False,
+) -> None:
+    """Make a bundle of a calibrated run: ONNX graph, thresholds, golden samples, model card.
+
+    The graph is compared with the network on DATA's test images and the run's held-out ones; where a score differs or
+    a verdict flips, nothing is published. Evaluate the run first, and its figures go into the model card.
+    """
+    from rich.table import Table
+
+    from atsnet.calibration import load_calibration
+    from atsnet.data.layout import find_dataset
+    from atsnet.training.run_directory import load_run
+    from model_export.exporter import Identity, export_bundle
+
+    dataset = find_dataset(data)
+    identity = Identity(name, version, product)
+    trained = load_run(run)
+    calibration = load_calibration(run)
+    if calibration is None:
+        raise CommandError(
+            ExitCode.CONFIGURATION, f"{run} has no thresholds yet; learn them with `atsnet calibrate {run} {data}`"
+        )
+    samples = _real_images(trained, dataset)
+    chosen = _evenly(samples, parity_images)
+    with messages().status(f"exporting and comparing {len(chosen)} images"):
+        exported = export_bundle(
+            trained, calibration, identity, weights_root=weights, parity_samples=chosen, golden_samples=samples
+        )
+    bundle, parity = exported.bundle, exported.parity
+    if json:
+        document = {"path": str(bundle.path), "digest": bundle.digest, "parity": parity.model_dump(mode="json")}
+        print_json(document)
+        return
+    table = Table(title=str(bundle.path), title_justify="left", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("digest", bundle.digest)
+    table.add_row("size", f"{sum(entry.bytes for entry in bundle.manifest.files.values()) / 1e6:.1f} MB")
+    table.add_row("compared", f"{parity.frames} images, {parity.candidate} with {parity.reference}")
+    table.add_row("largest difference of a score", f"{parity.score_relative_max:.2g} relative")
+    table.add_row("flipped verdicts", str(len(parity.flipped)))
+    verdicts = ", ".join(f"{Path(s.image).stem} {s.verdict}" for s in bundle.manifest.golden_samples)
+    table.add_row("golden samples", verdicts)
+    results().print(table)
+
+
+def _real_images(run: "TrainedRun", dataset: "Dataset") -> list["Sample"]:
+    """The test images, and the good ones that were held out of the training."""
+    held_out = set(run.record.data.holdout_images)
+    samples = [*dataset.test, *(sample for sample in dataset.train if sample.name in held_out)]
+    if not samples:
+        raise CommandError(
+            ExitCode.DATA, f"{dataset.root} has neither test images nor those that {run.directory} held out"
+        )
+    return samples
+
+
+def _evenly(samples: list["Sample"], limit: int) -> list["Sample"]:
+    if len(samples) <= limit:
+        return samples
+    return [samples[index * len(samples) // limit] for index in range(limit)]

@@ -1,0 +1,66 @@
+"""The `atsnet` command, put together from one module a command.
+
+Commands import what they need when they run: the help, and all that the runtime install is for, work without torch.
+"""
+
+from typing import Annotated
+
+import typer
+
+from atsnet import __version__
+from cli import calibrate, evaluate, export, grains, inspect, model, pretrain, serve, train
+from cli.errors import ReportingGroup
+from cli.exit_codes import as_help
+
+_FIRST_STEPS = """Example, from nothing to a verdict:
+
+  atsnet grains data/grains --train 200 --good 100 --defects 100
+
+  atsnet train data/grains --out runs/grains
+
+  atsnet calibrate runs/grains data/grains
+
+  atsnet evaluate runs/grains data/grains
+
+  atsnet export runs/grains data/grains --name grains --version 1 --product tec-grain
+
+  atsnet inspect data/grains/test --local --bundle weights/grains/1"""
+
+app = typer.Typer(
+    cls=ReportingGroup,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=f"{_FIRST_STEPS}\n\n\n\n{as_help()}",
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def atsnet(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Find defects on semiconductor grains: learn from images of good parts, judge new ones."""
+
+
+app.command(epilog=train.EXAMPLES)(train.train)
+app.command(epilog=calibrate.EXAMPLES)(calibrate.calibrate)
+app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command(epilog=export.EXAMPLES)(export.export)
+app.command(cls=serve.ServeCommand)(serve.serve)
+app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
+app.command(epilog=grains.EXAMPLES)(grains.grains)
+app.command(epilog=pretrain.EXAMPLES)(pretrain.pretrain)
+app.add_typer(model.app, name="model")
+
+
+def main() -> None:
+    """Run the command; never returns."""
+    app(prog_name="atsnet")

@@ -1,0 +1,29 @@
+"""Options and arguments that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.devices import DeviceChoice
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run, as `atsnet train` makes it.")]
+Data = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        help="Folder with train/good, test/good, test/DEFECT and ground_truth/DEFECT, or a plain one of good images.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+Device = Annotated[DeviceChoice, typer.Option(help="Where to compute; auto takes a CUDA GPU where there is one.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default as many as PyTorch chooses.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
+Registry = Annotated[Path, typer.Option(help="The registry of published backbones.")]
+Cache = Annotated[
+    Path,
+    typer.Option(envvar="ATSNET_CACHE", help="Directory that downloaded backbones are kept in.", show_default=True),
+]
+
+REGISTRY = Path("weights/backbones.json")
+CACHE = Path("~/.cache/atsnet")
