@@ -30,9 +30,9 @@ class ExitCode(IntEnum):
     """What `serve` ends with."""
 
     OK = 0
-    CANNOT_START = 3
+    CANNOT_START = 4
     """Bundle missing, altered or not answering as validated; or the records cannot be opened."""
-    ADDRESS_TAKEN = 4
+    ADDRESS_TAKEN = 6
     DRAIN_CUT_SHORT = 5
     """Accepted inspections were not finished within the grace time, or a second signal came."""
 

@@ -190,7 +190,7 @@ def test_address_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, error = fails_to_start(tmp_path, port=port)
-    assert code == 4
+    assert code == 6
     assert f"127.0.0.1:{port}" in error
     assert "ATSNET_PORT" in error
 
@@ -198,7 +198,7 @@ def test_address_that_is_taken(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("weights")
 def test_bundle_that_is_missing_says_what_there_is(tmp_path: Path) -> None:
     code, error = fails_to_start(tmp_path, bundle="nut/3")
-    assert code == 3
+    assert code == 4
     assert "nut/3" in error
     assert "tec-grain-demo/1" in error
 
@@ -206,7 +206,7 @@ def test_bundle_that_is_missing_says_what_there_is(tmp_path: Path) -> None:
 def test_bundle_that_was_altered(tmp_path: Path, weights: Path) -> None:
     (weights / "tec-grain-demo" / "1" / "model.onnx").write_bytes(b"another graph")
     code, error = fails_to_start(tmp_path)
-    assert code == 3
+    assert code == 4
     assert "is not the file that was validated" in error
 
 
