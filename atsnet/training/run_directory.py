@@ -113,7 +113,9 @@ def load_run(directory: Path) -> TrainedRun:
     if not (directory / CONFIG_NAME).is_file():
         raise RunError(f"{directory} is no training run: it has no {CONFIG_NAME}; make one with `atsnet train`")
     if not (directory / MODEL_NAME).is_file():
-        raise RunError(f"the run in {directory} is not finished; go on with `atsnet train --resume --out {directory}`")
+        raise RunError(
+            f"the run in {directory} is not finished; go on with `atsnet train DATA --resume --out {directory}`"
+        )
     try:
         config = Config.model_validate_json((directory / CONFIG_NAME).read_bytes())
         record = RunRecord.model_validate_json((directory / RECORD_NAME).read_bytes())

@@ -108,9 +108,13 @@ class Trainer:
             self._remember(stage, terms)
             self.seconds = time.monotonic() - began
             name = "stage 1 (teacher)" if stage == 1 else "stage 2 (student)"
-            self.report(name, step + 1, steps, {"loss": sum(self.losses[f"stage{stage} {s}"] for s in SCALE_NAMES)})
+            position = Position(stage, step + 1, dict(self.losses), self.seconds)
+            try:
+                self.report(name, step + 1, steps, {"loss": sum(self.losses[f"stage{stage} {s}"] for s in SCALE_NAMES)})
+            except KeyboardInterrupt:  # whoever watches wants to stop; between two steps the state is whole
+                save_checkpoint(self.directory, self.network, optimizer, position)
+                raise
             if (step + 1) % training.checkpoint_every == 0:
-                position = Position(stage, step + 1, dict(self.losses), self.seconds)
                 save_checkpoint(self.directory, self.network, optimizer, position)
 
     def _batches(self, stage: int, first: int) -> Iterator[UInt8Array]:
