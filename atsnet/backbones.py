@@ -37,7 +37,7 @@ class RegistryEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$|^[0-9a-f]{8,}$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Of the published file."""
     licence: str
 
@@ -62,18 +62,16 @@ def load_backbone(
     path = Path(choice)
     entries = read_registry(registry)
     if choice in entries:
-        state, source = _published(choice, entries[choice], cache, report)
-    elif path.suffix in {".safetensors", ".pth", ".pt"}:
+        try:
+            return _published(choice, entries[choice], cache, report)
+        except OSError as error:
+            raise BackboneError(f"backbone {choice!r} cannot be kept in {cache}: {error}") from error
+    if path.suffix in {".safetensors", ".pth", ".pt"}:
         state, source = _local(path)
     else:
         known = ", ".join(sorted(entries))
         raise BackboneError(f"unknown backbone {choice!r}: give a .safetensors, .pth or .pt file, or one of: {known}")
-    trunk = ResNet18Trunk()
-    try:
-        trunk.load_trunk(state)
-    except BackboneKeyError as error:
-        raise BackboneError(f"backbone {choice!r}: {error}") from error
-    return trunk.eval(), source
+    return _trunk(state, choice), source
 
 
 def save_trunk(trunk: ResNet18Trunk, path: Path, source: BackboneSource) -> None:
@@ -98,21 +96,17 @@ def read_registry(path: Path) -> dict[str, RegistryEntry]:
         raise BackboneError(f"the backbone registry {path} is damaged: {error}") from error
 
 
-def _published(
-    name: str, entry: RegistryEntry, cache: Path, report: Reporter
-) -> tuple[dict[str, Tensor], BackboneSource]:
+def _published(name: str, entry: RegistryEntry, cache: Path, report: Reporter) -> tuple[ResNet18Trunk, BackboneSource]:
     trunk_path = cache / f"{name}-{entry.sha256[:16]}.safetensors"
     source = BackboneSource(name=name, sha256=entry.sha256, licence=entry.licence, origin=entry.url)
     if not trunk_path.is_file():
         cache.mkdir(parents=True, exist_ok=True)
-        trunk = ResNet18Trunk()
         with tempfile.TemporaryDirectory(dir=cache) as directory:
             download = Path(directory) / "download.pth"
             _download(entry, download, report)
-            trunk.load_trunk(_read_state(download))
-            save_trunk(trunk, Path(directory) / "trunk.safetensors", source)
+            save_trunk(_trunk(_read_state(download), name), Path(directory) / "trunk.safetensors", source)
             (Path(directory) / "trunk.safetensors").replace(trunk_path)
-    return _read_state(trunk_path), source
+    return _trunk(_read_state(trunk_path), name), source
 
 
 def _download(entry: RegistryEntry, target: Path, report: Reporter) -> None:
@@ -125,7 +119,7 @@ def _download(entry: RegistryEntry, target: Path, report: Reporter) -> None:
                 file.write(chunk)
                 digest.update(chunk)
                 report("downloading the backbone", response.num_bytes_downloaded, total)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise BackboneError(
             f"{entry.url} cannot be downloaded ({error}); fetch it by other means and give it as --backbone FILE"
         ) from error
@@ -147,6 +141,15 @@ def _local(path: Path) -> tuple[dict[str, Tensor], BackboneSource]:
         licence=metadata.get("licence", _UNKNOWN),
         origin=metadata.get("origin", f"local file {path.name}"),
     )
+
+
+def _trunk(state: dict[str, Tensor], choice: str) -> ResNet18Trunk:
+    trunk = ResNet18Trunk()
+    try:
+        trunk.load_trunk(state)
+    except BackboneKeyError as error:
+        raise BackboneError(f"backbone {choice!r}: {error}") from error
+    return trunk.eval()
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ class ConsoleReporter:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bars = Progress(*columns, TextColumn("{task.fields[values]}"), console=console)
         self._tasks: dict[str, TaskID] = {}
+        self._shares: dict[str, float] = {}
         self._next_share: dict[str, float] = {}
         self._last_line = time.monotonic()
 
@@ -39,7 +40,8 @@ class ConsoleReporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        if self.console.is_terminal:
+            self._bars.stop()
 
     def __call__(self, task: str, done: int, total: int, values: Mapping[str, float] | None = None) -> None:
         """Show the state of a task; see `Reporter`."""
@@ -50,8 +52,12 @@ class ConsoleReporter:
             self._bars.update(self._tasks[task], completed=done, total=total, values=text)
             return
         share = done / total if total else 1.0
+        if share < self._shares.get(task, 0.0):  # the same work once more
+            self._next_share.pop(task)
+        self._shares[task] = share
         late = time.monotonic() - self._last_line >= self.seconds_between_lines
         if late or share >= self._next_share.get(task, 0.1):
             self._next_share[task] = (int(share * 10) + 1) / 10 if share < 1 else float("inf")
             self._last_line = time.monotonic()
-            self.console.print(f"{task}: {done}/{total}  {text}".rstrip(), highlight=False)
+            line = f"{task}: {done}/{total}  {text}".rstrip()
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -58,11 +58,13 @@ def _pool(features: Tensor) -> Tensor:
 
 
 def _vicreg(first: Tensor, second: Tensor) -> Tensor:
-    loss = 25 * F.mse_loss(first, second)
-    for z in (first, second):
-        centred = z - z.mean(dim=0)
-        deviation = torch.sqrt(centred.var(dim=0) + 1e-4)
-        covariance = (centred.T @ centred) / (len(z) - 1)
-        off_diagonal = covariance.square().sum() - covariance.diagonal().square().sum()
-        loss = loss + 12.5 * F.relu(1 - deviation).mean() + off_diagonal / z.shape[1]
+    # Autocast would compute the covariances in bfloat16, whose 8 bits the off-diagonal sum does not survive.
+    with torch.autocast(first.device.type, enabled=False):
+        loss = 25 * F.mse_loss(first, second)
+        for z in (first, second):
+            centred = z - z.mean(dim=0)
+            deviation = torch.sqrt(centred.var(dim=0) + 1e-4)
+            covariance = (centred.T @ centred) / (len(z) - 1)
+            off_diagonal = covariance.square().sum() - covariance.diagonal().square().sum()
+            loss = loss + 12.5 * F.relu(1 - deviation).mean() + off_diagonal / z.shape[1]
     return loss
