@@ -4,7 +4,7 @@ from cli import options
 from cli.devices import DeviceChoice, choose_device
 from cli.output import messages, print_json, results, warn
 
-EXAMPLES = "Example:\n\n  atsnet calibrate runs/grains data/grains"
+EXAMPLES = "Example:\n  atsnet calibrate runs/grains data/grains"
 
 
 def calibrate(

@@ -10,9 +10,7 @@ from cli.devices import DeviceChoice, choose_device
 from cli.output import messages, print_json, results
 
 EXAMPLES = """Examples:
-
   atsnet evaluate runs/grains data/grains
-
   atsnet evaluate runs/grains data/grains --json | jq .image_auroc"""
 
 
@@ -42,7 +40,7 @@ def evaluate(
     folder = run / "evaluation" if out is None else out
     with ConsoleReporter(messages()) as report:
         figures = evaluate_run(trained, dataset, folder, batch_size=batch_size, report=report)
-    messages().print(f"figures and pictures are in {folder}", highlight=False)
+    messages().print(f"figures and pictures are in {folder}")
     if json:
         print_json(figures)
     else:

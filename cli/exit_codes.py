@@ -32,6 +32,6 @@ MEANINGS: Final = {
 
 
 def as_help() -> str:
-    """The table for `--help`, a paragraph a code."""
+    """The table for `--help`, a line a code."""
     rows = (f"{code.value:>3}  {meaning}" for code, meaning in MEANINGS.items())
-    return "\n\n".join(["Exit codes:", *rows])
+    return "\n".join(["Exit codes:", *rows])

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from atsnet.training.run_directory import TrainedRun
 
 EXAMPLES = """Example:
-
   atsnet export runs/grains data/grains --name tec-grain-demo --version 1 --product tec-grain"""
 
 

@@ -12,7 +12,7 @@ from cli.errors import CommandError
 from cli.exit_codes import ExitCode
 from cli.output import messages, print_json, results
 
-EXAMPLES = "Example:\n\n  atsnet grains data/grains --train 200 --good 100 --defects 100 --seed 7"
+EXAMPLES = "Example:\n  atsnet grains data/grains --train 200 --good 100 --defects 100 --seed 7"
 
 
 class HolderChoice(StrEnum):

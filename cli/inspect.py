@@ -14,11 +14,8 @@ if TYPE_CHECKING:
     from cli.inspection import Inspected, LocalInspector, ServiceInspector
 
 EXAMPLES = """Examples:
-
   atsnet inspect part.png --url http://127.0.0.1:8000 --station s1 --lot L7
-
   atsnet inspect images/ --local --bundle weights/tec-grain-demo/1 --out overlays
-
   atsnet inspect images/ --local --json | jq -r 'select(.verdict != "pass").file'"""
 
 _DEFAULT_BUNDLE: Final = Path("weights/tec-grain-demo/1")
@@ -155,4 +152,4 @@ def _print_table(done: Sequence["Inspected"]) -> None:
     results().print(table)
     counts = {word: sum(row.verdict == word for row in done) for word in _COLOURS}
     total = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    results().print(f"{len(done)} images: {total}", highlight=False)
+    results().print(f"{len(done)} images: {total}")

@@ -11,19 +11,14 @@ from atsnet import __version__
 from cli import calibrate, evaluate, export, grains, inspect, model, pretrain, serve, train
 from cli.errors import ReportingGroup
 from cli.exit_codes import as_help
+from cli.help_text import help_of
 
 _FIRST_STEPS = """Example, from nothing to a verdict:
-
   atsnet grains data/grains --train 200 --good 100 --defects 100
-
   atsnet train data/grains --out runs/grains
-
   atsnet calibrate runs/grains data/grains
-
   atsnet evaluate runs/grains data/grains
-
   atsnet export runs/grains data/grains --name grains --version 1 --product tec-grain
-
   atsnet inspect data/grains/test --local --bundle weights/grains/1"""
 
 app = typer.Typer(
@@ -31,7 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=f"{_FIRST_STEPS}\n\n\n\n{as_help()}",
+    epilog=f"{_FIRST_STEPS}\n\n{as_help()}",
 )
 
 
@@ -50,14 +45,14 @@ def atsnet(
     """Find defects on semiconductor grains: learn from images of good parts, judge new ones."""
 
 
-app.command(epilog=train.EXAMPLES)(train.train)
-app.command(epilog=calibrate.EXAMPLES)(calibrate.calibrate)
-app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
-app.command(epilog=export.EXAMPLES)(export.export)
-app.command(cls=serve.ServeCommand)(serve.serve)
-app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
-app.command(epilog=grains.EXAMPLES)(grains.grains)
-app.command(epilog=pretrain.EXAMPLES)(pretrain.pretrain)
+app.command(epilog=train.EXAMPLES, help=help_of(train.train))(train.train)
+app.command(epilog=calibrate.EXAMPLES, help=help_of(calibrate.calibrate))(calibrate.calibrate)
+app.command(epilog=evaluate.EXAMPLES, help=help_of(evaluate.evaluate))(evaluate.evaluate)
+app.command(epilog=export.EXAMPLES, help=help_of(export.export))(export.export)
+app.command(cls=serve.ServeCommand, help=help_of(serve.serve))(serve.serve)
+app.command(epilog=inspect.EXAMPLES, help=help_of(inspect.inspect))(inspect.inspect)
+app.command(epilog=grains.EXAMPLES, help=help_of(grains.grains))(grains.grains)
+app.command(epilog=pretrain.EXAMPLES, help=help_of(pretrain.pretrain))(pretrain.pretrain)
 app.add_typer(model.app, name="model")
 
 

@@ -8,6 +8,7 @@ import typer
 from cli import options
 from cli.errors import CommandError
 from cli.exit_codes import ExitCode
+from cli.help_text import help_of
 from cli.output import print_json, results, warn
 
 if TYPE_CHECKING:
@@ -15,25 +16,14 @@ if TYPE_CHECKING:
     from atsnet.network.summary import NetworkSummary
 
 EXAMPLES = """Examples:
-
   atsnet model summary
-
   atsnet model summary runs/grains --json
-
   atsnet model summary --set network.student_width=256"""
 
-app = typer.Typer(no_args_is_help=True, help="Look at the network itself.", epilog="Example:\n\n  atsnet model summary")
 
-
-@app.callback()
-def model() -> None:
-    """Look at the network itself."""
-
-
-@app.command(epilog=EXAMPLES)
 def summary(
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A run, finished or not; the default network without it.")
+        Path | None, typer.Argument(metavar="RUN", help="A run, finished or not; the default network without it.")
     ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Configuration of the network.")] = None,
     assignments: Annotated[
@@ -108,3 +98,8 @@ def _print_table(counted: "NetworkSummary") -> None:
     allowed = (f"{MAX_PARAMETERS:,}", f"{4 * MAX_PARAMETERS / 1e6:.2f}", "", f"{MAX_MACS / 1e6:,.1f}")
     table.add_row("budget at 256x256", *allowed)
     results().print(table)
+
+
+app = typer.Typer(no_args_is_help=True, help="Look at the network itself.", epilog="Example:\n  atsnet model summary")
+app.callback()(lambda: None)  # without it, a group of one command would be that command
+app.command(epilog=EXAMPLES, help=help_of(summary))(summary)

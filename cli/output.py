@@ -9,12 +9,12 @@ from rich.console import Console
 
 def messages() -> Console:
     """The console of standard error, for progress and remarks."""
-    return Console(stderr=True, soft_wrap=True)
+    return Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 
 
 def results() -> Console:
     """The console of standard output, for tables."""
-    return Console()
+    return Console(markup=False, highlight=False)
 
 
 def print_json(document: BaseModel | Mapping[str, object]) -> None:

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from atsnet.pretraining.pretrain import PretrainingConfig
 
 EXAMPLES = """Examples:
-
   atsnet pretrain --out weights/trunk.safetensors --steps 12000
-
   atsnet pretrain --out line.safetensors --images /data/line --objective vicreg --start weights/trunk.safetensors"""
 
 
@@ -103,7 +101,7 @@ def pretrain(
     licence = _licence(images, None if before is None else f"{before.name}: {before.licence}")
     origin = _command(config, out, images, start)
     save_trunk(trunk, out, _source(out.stem, licence, origin))
-    messages().print(f"{out}: loss {loss:.4g}, licence {licence}", highlight=False, markup=False)
+    messages().print(f"{out}: loss {loss:.4g}, licence {licence}")
     if json:
         print_json({"path": str(out), "loss": loss, "licence": licence, "origin": origin})
 

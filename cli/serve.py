@@ -58,8 +58,8 @@ def _epilog() -> str:
         "  atsnet serve --port 8080 --bundle tec-grain-demo/1",
         "  atsnet serve --config station.toml",
     ]
-    lines.append("Every setting, as a variable or (in lower case, without ATSNET_) as a key of the file:")
+    lines.append("\nEvery setting, as a variable or (in lower case, without ATSNET_) as a key of the file:")
     for name, field in Settings.model_fields.items():
         default = "" if field.default_factory else f" [{field.default}]"
         lines.append(escape(f"{ENV_PREFIX}{name.upper()}{default}  {field.description}"))
-    return "\n\n".join(lines)
+    return "\n".join(lines)

@@ -22,11 +22,8 @@ if TYPE_CHECKING:
     from atsnet.training.run_directory import BackboneSource, TrainedRun
 
 EXAMPLES = """Examples:
-
   atsnet train data/grains --out runs/grains
-
   atsnet train data/tiles --out runs/tiles --seed 1 --set network.student_width=160 --set training.stage2_steps=4000
-
   atsnet train data/tiles --out runs/tiles --resume"""
 
 
@@ -203,4 +200,4 @@ def _print_table(run: "TrainedRun", seconds: float) -> None:
         table.add_row(f"loss, {name}", f"{loss:.4g}")
     table.add_row("time", f"{seconds:.0f} s")
     results().print(table)
-    messages().print(f"next: atsnet calibrate {run.directory} DATA", highlight=False, markup=False)
+    messages().print(f"next: atsnet calibrate {run.directory} DATA")
