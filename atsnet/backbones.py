@@ -60,18 +60,17 @@ def load_backbone(
         BackboneError: Unknown name, unreachable address, wrong sha256, or no ResNet-18.
     """
     path = Path(choice)
-    entries = read_registry(registry)
-    if choice in entries:
-        try:
-            return _published(choice, entries[choice], cache, report)
-        except OSError as error:
-            raise BackboneError(f"backbone {choice!r} cannot be kept in {cache}: {error}") from error
     if path.suffix in {".safetensors", ".pth", ".pt"}:
         state, source = _local(path)
-    else:
+        return _trunk(state, choice), source
+    entries = read_registry(registry)
+    if choice not in entries:
         known = ", ".join(sorted(entries))
         raise BackboneError(f"unknown backbone {choice!r}: give a .safetensors, .pth or .pt file, or one of: {known}")
-    return _trunk(state, choice), source
+    try:
+        return _published(choice, entries[choice], cache, report)
+    except OSError as error:
+        raise BackboneError(f"backbone {choice!r} cannot be kept in {cache}: {error}") from error
 
 
 def save_trunk(trunk: ResNet18Trunk, path: Path, source: BackboneSource) -> None:
