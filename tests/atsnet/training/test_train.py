@@ -1,0 +1,158 @@
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from small_training import BACKBONE, make_frames, make_trunk, small_config
+
+from atsnet.config import Config
+from atsnet.data.layout import DataError, Dataset, find_dataset
+from atsnet.progress import Reporter, silent
+from atsnet.training.run_directory import CONFIG_NAME, MODEL_NAME, BackboneSource, RunError, TrainedRun
+from atsnet.training.train import train_run
+
+CONFIG = small_config(stage1_steps=3, stage2_steps=3, holdout_fraction=0.25)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Dataset:
+    root = tmp_path / "grains"
+    root.mkdir()
+    for number, frame in enumerate(make_frames(8)):
+        assert cv2.imwrite(str(root / f"{number}.png"), frame[..., 0])
+    return find_dataset(root)
+
+
+def train(
+    dataset: Dataset,
+    out: Path,
+    *,
+    config: Config = CONFIG,
+    backbone: BackboneSource = BACKBONE,
+    resume: bool = False,
+    report: Reporter = silent,
+) -> TrainedRun:
+    cpu = torch.device("cpu")
+    return train_run(config, dataset, make_trunk(), backbone, out, device=cpu, resume=resume, report=report)
+
+
+def stop_at(task: str, done: int) -> Callable[..., None]:
+    def report(name: str, count: int, _: int, values: Mapping[str, float] | None = None) -> None:
+        del values
+        if name.startswith(task) and count == done:
+            raise KeyboardInterrupt
+
+    return report
+
+
+def unfinished(dataset: Dataset, out: Path, config: Config = CONFIG) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, out, config=config, report=stop_at("stage 2", 2))
+
+
+def test_a_finished_run_holds_network_configuration_and_record_only(tmp_path: Path, images: Dataset) -> None:
+    out = tmp_path / "run"
+    run = train(images, out)
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors", "run.json"]
+    assert run.config == CONFIG
+    record = run.record
+    assert record.backbone == BACKBONE
+    assert record.data.root == "grains"
+    assert len(record.data.holdout_images) == 2
+    assert sorted([*record.data.train_images, *record.data.holdout_images]) == [f"{n}.png" for n in range(8)]
+    assert record.torch_version == torch.__version__
+    assert len(record.losses) == 6
+    assert torch.equal(run.network.backbone.conv1.weight, make_trunk().conv1.weight)
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path, images: Dataset) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    train(images, whole)
+    unfinished(images, out)
+    assert not (out / MODEL_NAME).exists()
+    train(images, out, resume=True)
+    assert (out / MODEL_NAME).read_bytes() == (whole / MODEL_NAME).read_bytes()
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors", "run.json"]
+
+
+def test_a_crash_before_the_network_is_written_does_not_lose_the_training(
+    tmp_path: Path, images: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(stage1_steps=3, stage2_steps=3, checkpoint_every=3)
+
+    def crash(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("atsnet.training.train.save_run", crash)
+    with pytest.raises(OSError, match="no space"):
+        train(images, tmp_path / "run", config=config)
+    monkeypatch.undo()
+    steps = []
+
+    def watch(task: str, done: int, _: int, values: Mapping[str, float] | None = None) -> None:
+        if values:
+            steps.append((task, done))
+
+    train(images, tmp_path / "run", config=config, resume=True, report=watch)
+    assert steps == []  # both stages were complete
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path: Path, images: Dataset) -> None:
+    out = tmp_path / "run"
+    train(images, out)
+    content = (out / MODEL_NAME).read_bytes()
+    for resume in (False, True):
+        with pytest.raises(RunError, match="already holds a finished run; give another directory"):
+            train(images, out, resume=resume)
+    assert (out / MODEL_NAME).read_bytes() == content
+
+
+def test_an_unfinished_run_is_not_overwritten_either(tmp_path: Path, images: Dataset) -> None:
+    unfinished(images, tmp_path / "run")
+    with pytest.raises(RunError, match="unfinished run; go on with `--resume`"):
+        train(images, tmp_path / "run")
+
+
+def test_there_must_be_something_to_resume(tmp_path: Path, images: Dataset) -> None:
+    with pytest.raises(RunError, match=r"holds no run to resume: it has no config.json"):
+        train(images, tmp_path / "run", resume=True)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_again(tmp_path: Path, images: Dataset) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(images, out, report=stop_at("loading images", 1))
+    with pytest.raises(RunError, match="no checkpoint to resume from .*; start again without `--resume`"):
+        train(images, out, resume=True)
+    assert (train(images, out).directory / MODEL_NAME).is_file()
+
+
+def test_resuming_takes_the_same_configuration_backbone_and_images(tmp_path: Path, images: Dataset) -> None:
+    out = tmp_path / "run"
+    unfinished(images, out)
+    with pytest.raises(RunError, match="another configuration"):
+        train(images, out, resume=True, config=small_config(stage1_steps=5))
+    with pytest.raises(RunError, match="its backbone differ"):
+        train(images, out, resume=True, backbone=BACKBONE.model_copy(update={"sha256": "f" * 64}))
+    path = images.train[0].path
+    content = path.read_bytes()
+    assert cv2.imwrite(str(path), make_frames(1, seed=5)[0, ..., 0])
+    with pytest.raises(RunError, match="its images differ"):
+        train(images, out, resume=True)
+    path.write_bytes(content)
+    train(images, out, resume=True)
+
+
+@pytest.mark.parametrize("name", [CONFIG_NAME, "started.json"])
+def test_damaged_notes_of_an_unfinished_run_are_an_error(tmp_path: Path, images: Dataset, name: str) -> None:
+    unfinished(images, tmp_path / "run")
+    (tmp_path / "run" / name).write_text("{")
+    with pytest.raises(RunError, match=f"cannot be resumed, its {name}"):
+        train(images, tmp_path / "run", resume=True)
+
+
+def test_unreadable_images_are_listed(tmp_path: Path, images: Dataset) -> None:
+    images.train[3].path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=images.train[3].path.name):
+        train(images, tmp_path / "run")

@@ -1,0 +1,223 @@
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save as to_bytes
+from small_training import make_frames, make_network, small_config
+from torch import Tensor
+
+from atsnet.config import Config
+from atsnet.imaging import UInt8Array
+from atsnet.network.atsnet import AtsNet
+from atsnet.progress import Reporter, silent
+from atsnet.training.losses import SCALE_NAMES, NonFiniteLossError
+from atsnet.training.run_directory import RunError
+from atsnet.training.trainer import Trainer, _schedule
+
+
+class Stopped(Exception):
+    """Raised from a report, as when a process ends in the middle of training."""
+
+
+class Recorder:
+    """Keeps what is reported; stops training at a step of a stage."""
+
+    def __init__(self, stop: tuple[str, int] | None = None) -> None:
+        self.stop = stop
+        self.losses: dict[str, list[float]] = {}
+        self.done: dict[str, list[int]] = {}
+
+    def __call__(self, task: str, done: int, total: int, values: Mapping[str, float] | None = None) -> None:
+        assert done <= total
+        self.done.setdefault(task, []).append(done)
+        if values:
+            self.losses.setdefault(task, []).append(values["loss"])
+        if self.stop and task.startswith(self.stop[0]) and done == self.stop[1]:
+            raise Stopped
+
+
+def make_trainer(
+    directory: Path,
+    config: Config,
+    *,
+    network: AtsNet | None = None,
+    frames: UInt8Array | None = None,
+    report: Reporter = silent,
+) -> Trainer:
+    frames = make_frames(6) if frames is None else frames
+    network = network or make_network(config)
+    return Trainer(network, config, frames, make_frames(2, seed=7), directory, torch.device("cpu"), report)
+
+
+def bytes_of(network: AtsNet) -> bytes:
+    return to_bytes({key: value.contiguous() for key, value in network.state_dict().items()})
+
+
+def copy_of(network: AtsNet) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def trained_bytes(directory: Path, config: Config) -> bytes:
+    trainer = make_trainer(directory, config)
+    trainer.run()
+    return bytes_of(trainer.network)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_others(tmp_path: Path) -> None:
+    config = small_config()
+    first = trained_bytes(tmp_path, config)
+    torch.manual_seed(999)  # what happened before in the process does not matter
+    assert trained_bytes(tmp_path, config) == first
+    assert trained_bytes(tmp_path, small_config(seed=2)) != first
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("stop", [("stage 1", 3), ("stage 2", 1), ("stage 2", 3), ("fitting", 2)])
+def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(
+    tmp_path: Path, stop: tuple[str, int], bfloat16: bool
+) -> None:
+    config = small_config(checkpoint_every=2, bfloat16=bfloat16)
+    whole = make_trainer(tmp_path, config)
+    whole.run()
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    with pytest.raises(Stopped):
+        make_trainer(tmp_path, config, report=Recorder(stop)).run()
+    recorder = Recorder()
+    resumed = make_trainer(tmp_path, config, network=make_network(config, seed=5), report=recorder)
+    resumed.run(resume=True)
+    assert bytes_of(resumed.network) == bytes_of(whole.network)
+    assert resumed.losses == whole.losses
+    assert 1 not in recorder.done.get("stage 1 (teacher)", [])
+
+
+def test_an_interrupt_between_two_steps_keeps_the_state_of_that_step(tmp_path: Path) -> None:
+    config = small_config()
+
+    def interrupt(task: str, done: int, _: int, values: Mapping[str, float] | None = None) -> None:
+        if task.startswith("stage 2") and done == 3 and values:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path, config, report=interrupt).run()
+    recorder = Recorder()
+    resumed = make_trainer(tmp_path, config, report=recorder)
+    resumed.run(resume=True)
+    assert recorder.done["stage 2 (student)"] == [4]
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    assert bytes_of(resumed.network) == trained_bytes(tmp_path, config)
+
+
+def test_nothing_to_resume_from_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no checkpoint to resume from"):
+        make_trainer(tmp_path, small_config()).run(resume=True)
+
+
+def test_both_stages_learn(tmp_path: Path) -> None:
+    recorder = Recorder()
+    config = small_config(stage1_steps=30, stage2_steps=40, stage1_learning_rate=5e-3, stage2_learning_rate=5e-3)
+    trainer = make_trainer(tmp_path, config, report=recorder)
+    trainer.run()
+    teacher, student = (np.array(recorder.losses[name]) for name in ("stage 1 (teacher)", "stage 2 (student)"))
+    assert teacher[-1] < teacher[0] - 0.1
+    assert student[-1] < 0.8 * student[0]
+    assert set(trainer.losses) == {f"stage{stage} {scale}" for stage in (1, 2) for scale in SCALE_NAMES}
+
+
+def test_each_stage_changes_its_own_part_only(tmp_path: Path) -> None:
+    config = small_config(weight_decay=0.1)
+    network = make_network(config)
+    states = [copy_of(network)]
+
+    def watch(task: str, done: int, total: int, values: Mapping[str, float] | None = None) -> None:
+        if values and done == total:
+            states.append(copy_of(network))
+
+    make_trainer(tmp_path, config, network=network, report=watch).run()
+    states.append(copy_of(network))
+
+    def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+        return {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+
+    start, after_teacher, after_student, end = states
+    assert changed(start, after_teacher) == {"norms", "couplings"}
+    assert changed(after_teacher, after_student) == {"student"}
+    assert changed(after_student, end) == {"anomaly_map"}
+    assert not network.training
+    assert not network.student.training
+
+
+def test_batches_hold_every_frame_once_an_epoch(tmp_path: Path) -> None:
+    frames = make_frames(6)
+    frames[:, 0, 0, 0] = np.arange(6)
+    config = small_config(batch_size=4).model_copy(update={"augment": Config().augment})
+    batches = make_trainer(tmp_path, config, frames=frames)._batches(1, 0)
+    drawn = np.concatenate([next(batches)[:, 0, 0, 0] for _ in range(6)]).reshape(4, 6)  # 6 batches are 4 epochs
+    assert all(sorted(epoch) == list(range(6)) for epoch in drawn.tolist())
+    assert len({tuple(epoch) for epoch in drawn.tolist()}) > 1
+
+
+def test_batches_larger_than_the_data_set_repeat_frames(tmp_path: Path) -> None:
+    config = small_config(batch_size=8)
+    batch = next(make_trainer(tmp_path, config, frames=make_frames(3))._batches(1, 0))
+    assert batch.shape == (8, 64, 64, 2)
+
+
+def test_batches_of_a_later_step_do_not_need_the_earlier_ones(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, small_config())
+    from_start, later = trainer._batches(2, 0), trainer._batches(2, 5)
+    for _ in range(5):
+        next(from_start)
+    assert np.array_equal(next(from_start), next(later))
+    assert not np.array_equal(next(trainer._batches(1, 5)), next(trainer._batches(2, 5)))
+
+
+@pytest.mark.parametrize(("part", "stage"), [("backbone", 1), ("couplings", 1), ("student", 2)])
+def test_weights_that_are_not_finite_stop_training_with_stage_step_and_term(
+    tmp_path: Path, part: str, stage: int
+) -> None:
+    config = small_config()
+    network = make_network(config)
+    next(network.get_submodule(part).parameters()).data.fill_(float("nan"))
+    with pytest.raises(NonFiniteLossError, match=f"stage {stage}, step 0: the loss at scale 1/.* is nan"):
+        make_trainer(tmp_path, config, network=network).run()
+
+
+def test_divergence_on_the_way_is_reported_at_its_step(tmp_path: Path) -> None:
+    config = small_config()
+    network = make_network(config)
+
+    def poison(task: str, done: int, _: int, values: Mapping[str, float] | None = None) -> None:
+        if task.startswith("stage 2") and done == 2 and values:
+            network.student.head_8.bias.data.fill_(float("inf"))
+
+    with pytest.raises(NonFiniteLossError, match="stage 2, step 2: the loss at scale 1/8 is (inf|nan)"):
+        make_trainer(tmp_path, config, network=network, report=poison).run()
+
+
+def test_determinism_is_asked_for_in_training_only(tmp_path: Path) -> None:
+    seen = []
+
+    def watch(*_: object, **__: object) -> None:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+
+    make_trainer(tmp_path, small_config(stage1_steps=1, stage2_steps=1), report=watch).run()
+    assert all(seen)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(100, 10), (100, 0), (3, 50), (1, 0), (1, 5)])
+def test_schedule_rises_to_one_and_ends_near_zero(steps: int, warmup: int) -> None:
+    shares = [_schedule(step, steps, warmup) for step in range(steps)]
+    assert all(0 < share <= 1 for share in shares)
+    peak = int(np.argmax(shares))
+    assert shares[peak] == 1
+    assert shares[: peak + 1] == sorted(shares[: peak + 1])
+    assert shares[peak:] == sorted(shares[peak:], reverse=True)
+    if steps == 100:
+        assert shares[-1] < 0.01
+        assert shares[0] <= 1 / max(1, warmup)
