@@ -1,0 +1,44 @@
+"""Runs the command in this process, or in one of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from cli.main import app
+
+TINY = """
+[input]
+height = 64
+width = 64
+[network]
+student_width = 32
+heads = 4
+window = 4
+grid = 4
+coupling_hidden = [16, 16, 16]
+[training]
+batch_size = 4
+stage1_steps = 6
+stage2_steps = 12
+warmup_steps = 2
+checkpoint_every = 5
+holdout_fraction = 0.4
+"""
+
+
+def atsnet(*arguments: object) -> Any:
+    """Run the command; what it raises beyond its exit codes is in the result's `exception`."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="atsnet")
+
+
+def program(*arguments: object) -> list[str]:
+    """The command line of a process of its own."""
+    main = "from cli.main import main; main()"
+    return [sys.executable, "-c", main, *(str(argument) for argument in arguments)]
+
+
+def run_program(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(program(*arguments), capture_output=True, text=True, timeout=120, cwd=cwd)

@@ -1,0 +1,82 @@
+"""What calibrate, evaluate, export and serve say of input that they cannot use."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from invoking import atsnet, run_program
+
+NAMES = ("--name", "tiny", "--version", "9", "--product", "tec-grain")
+
+
+@pytest.fixture
+def bare_run(run: Path, tmp_path: Path) -> Path:
+    """A run that was trained and no more."""
+    for name in ("config.json", "run.json", "model.safetensors"):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        shutil.copy(run / name, tmp_path / "run" / name)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("command", [("calibrate",), ("evaluate",), ("export", *NAMES)])
+def test_what_is_no_run(command: tuple[str, ...], grains: Path, tmp_path: Path) -> None:
+    name, *options = command
+    result = atsnet(name, tmp_path / "none", grains, *options)
+    assert result.exit_code == 4
+    assert "is no training run" in result.stderr
+
+
+@pytest.mark.parametrize("command", [("calibrate",), ("evaluate",), ("export", *NAMES)])
+def test_data_that_is_not_there(command: tuple[str, ...], run: Path, tmp_path: Path) -> None:
+    name, *options = command
+    result = atsnet(name, run, tmp_path / "none", *options)
+    assert result.exit_code == 3
+    assert str(tmp_path / "none") in result.stderr
+
+
+def test_evaluating_without_test_images(bare_run: Path, grains: Path) -> None:
+    result = atsnet("evaluate", bare_run, grains / "train")
+    assert result.exit_code == 3
+    assert "no test images" in result.stderr
+
+
+def test_calibrating_on_other_images(bare_run: Path, grains: Path) -> None:
+    result = atsnet("calibrate", bare_run, grains / "test" / "good")
+    assert result.exit_code == 4
+    assert "is not the folder" in result.stderr
+    assert not (bare_run / "calibration.json").exists()
+
+
+def test_evaluating_before_calibrating_has_no_threshold(bare_run: Path, grains: Path) -> None:
+    result = atsnet("evaluate", bare_run, grains)
+    assert result.exit_code == 0
+    assert "no threshold yet" in result.stdout
+
+
+def test_exporting_before_calibrating(bare_run: Path, grains: Path, tmp_path: Path) -> None:
+    result = atsnet("export", bare_run, grains, *NAMES, "--weights", tmp_path / "weights")
+    assert result.exit_code == 4
+    assert f"atsnet calibrate {bare_run} {grains}" in result.stderr
+    assert not (tmp_path / "weights").exists()
+
+
+def test_bundle_names_are_checked_before_the_work(calibrated: Path, grains: Path, tmp_path: Path) -> None:
+    names = ("--name", "Tiny Bundle", "--version", "1", "--product", "x", "--weights", tmp_path)
+    result = atsnet("export", calibrated, grains, *names)
+    assert result.exit_code == 4
+    assert "'Tiny Bundle'" in result.stderr
+
+
+def test_serving_what_is_not_there(tmp_path: Path) -> None:
+    done = run_program("serve", "--weights", tmp_path, "--var", tmp_path / "var", "--port", 0)
+    assert done.returncode == 4
+    assert "no bundle" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "options", [("--bundle", "nonsense"), ("--config", "/none/such.toml"), ("--log-level", "loud")]
+)
+def test_serving_with_wrong_settings(options: tuple[str, str]) -> None:
+    result = atsnet("serve", *options)
+    assert result.exit_code == 4
+    assert options[0].removeprefix("--").replace("-", "_") in result.stderr or options[1] in result.stderr
