@@ -25,6 +25,7 @@ from atsnet.training.run_directory import BackboneSource
 
 REGISTRY_NAME: Final = "backbones.json"
 _UNKNOWN: Final = "unknown"
+_SOURCE_KEY: Final = "backbone"
 
 
 class BackboneError(Exception):
@@ -76,7 +77,8 @@ def load_backbone(
 def save_trunk(trunk: ResNet18Trunk, path: Path, source: BackboneSource) -> None:
     """Write a trunk's weights with their origin and licence, for `--backbone FILE`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"name": source.name, "licence": source.licence, "origin": source.origin}
+    # One entry: safetensors writes several in an order that changes from file to file, and with it the sha256.
+    metadata = {_SOURCE_KEY: json.dumps({"name": source.name, "licence": source.licence, "origin": source.origin})}
     save_file({key: value.contiguous() for key, value in trunk.state_dict().items()}, path, metadata)
 
 
@@ -134,6 +136,7 @@ def _local(path: Path) -> tuple[dict[str, Tensor], BackboneSource]:
     if path.suffix == ".safetensors":
         with safe_open(os.fspath(path), framework="pt") as file:
             metadata = file.metadata() or {}
+        metadata |= json.loads(metadata.get(_SOURCE_KEY, "{}"))
     return state, BackboneSource(
         name=metadata.get("name", path.stem),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from invoking import atsnet
 
-from atsnet.backbones import load_backbone
+from atsnet.backbones import load_backbone, save_trunk
 from atsnet.pretraining.pretrain import LICENCE
 
 SHORT = ("--steps", 2, "--warmup-steps", 1, "--batch-size", 2, "--size", 64, "--textures", 8, "--workers", 0)
@@ -56,3 +56,10 @@ def test_wrong_options(tmp_path: Path, options: tuple[object, ...], code: int, s
 
 def test_only_safetensors_are_written(tmp_path: Path) -> None:
     assert atsnet("pretrain", "--out", tmp_path / "trunk.pth").exit_code == 2
+
+
+def test_trunk_is_the_same_file_every_time(backbone: Path, tmp_path: Path) -> None:
+    trunk, source = load_backbone(str(backbone), tmp_path / "none.json", tmp_path)
+    for number in range(8):
+        save_trunk(trunk, tmp_path / f"{number}.safetensors", source)
+    assert len({path.read_bytes() for path in tmp_path.glob("*.safetensors")}) == 1
