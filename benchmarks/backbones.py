@@ -3,8 +3,8 @@
     python benchmarks/backbones.py --data data/grains --data data/tiles trunk.safetensors random
 
 For each trunk and data set: image AUROC of the distance to the nearest of 3000 randomly chosen features of good parts,
-at each scale; an image's score is the mean of its largest hundredth. `random` is a trunk with random weights whose batch
-statistics were taken from the good images.
+at each scale; an image's score is the mean of its largest hundredth. `random` is a trunk with random weights whose
+batch statistics were taken from the good images.
 """
 
 import argparse
