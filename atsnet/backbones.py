@@ -25,7 +25,7 @@ from atsnet.training.run_directory import BackboneSource
 
 REGISTRY_NAME: Final = "backbones.json"
 _UNKNOWN: Final = "unknown"
-_SOURCE_KEY: Final = "backbone"
+_SOURCE_KEY: Final = "atsnet.backbone"
 
 
 class BackboneError(Exception):
