@@ -121,8 +121,9 @@ def _download(entry: RegistryEntry, target: Path, report: Reporter) -> None:
                 digest.update(chunk)
                 report("downloading the backbone", response.num_bytes_downloaded, total)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BackboneError(
-            f"{entry.url} cannot be downloaded ({error}); fetch it by other means and give it as --backbone FILE"
+            f"{entry.url} cannot be downloaded ({reason}); fetch it by other means and give it as --backbone FILE"
         ) from error
     if digest.hexdigest() != entry.sha256:
         raise BackboneError(

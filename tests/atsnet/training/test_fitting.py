@@ -1,3 +1,5 @@
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 import torch
@@ -80,8 +82,12 @@ def test_what_is_fitted_can_still_be_trained_and_saved() -> None:
 
 def test_progress_reaches_the_number_of_frames() -> None:
     seen: list[tuple[str, int, int]] = []
-    network = make_network(small_config())
-    fit_anomaly_map(network, make_frames(5), 2, lambda task, done, total, values=None: seen.append((task, done, total)))
+
+    def report(task: str, done: int, total: int, values: Mapping[str, float] | None = None) -> None:
+        assert values is None
+        seen.append((task, done, total))
+
+    fit_anomaly_map(make_network(small_config()), make_frames(5), 2, report)
     tasks = list(dict.fromkeys(task for task, _, _ in seen))
     assert len(tasks) == 2
     for task in tasks:

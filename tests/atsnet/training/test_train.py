@@ -123,7 +123,7 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_again(tmp_path: Path, 
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         train(images, out, report=stop_at("loading images", 1))
-    with pytest.raises(RunError, match="no checkpoint to resume from .*; start again without `--resume`"):
+    with pytest.raises(RunError, match=r"no checkpoint to resume from .*; start again without `--resume`"):
         train(images, out, resume=True)
     assert (train(images, out).directory / MODEL_NAME).is_file()
 

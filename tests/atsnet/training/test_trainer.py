@@ -18,7 +18,7 @@ from atsnet.training.run_directory import RunError
 from atsnet.training.trainer import Trainer, _schedule
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Raised from a report, as when a process ends in the middle of training."""
 
 
@@ -36,7 +36,7 @@ class Recorder:
         if values:
             self.losses.setdefault(task, []).append(values["loss"])
         if self.stop and task.startswith(self.stop[0]) and done == self.stop[1]:
-            raise Stopped
+            raise StoppedError
 
 
 def make_trainer(
@@ -84,7 +84,7 @@ def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(
     whole.run()
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         make_trainer(tmp_path, config, report=Recorder(stop)).run()
     recorder = Recorder()
     resumed = make_trainer(tmp_path, config, network=make_network(config, seed=5), report=recorder)
@@ -133,7 +133,7 @@ def test_each_stage_changes_its_own_part_only(tmp_path: Path) -> None:
     network = make_network(config)
     states = [copy_of(network)]
 
-    def watch(task: str, done: int, total: int, values: Mapping[str, float] | None = None) -> None:
+    def watch(_: str, done: int, total: int, values: Mapping[str, float] | None = None) -> None:
         if values and done == total:
             states.append(copy_of(network))
 
@@ -195,7 +195,7 @@ def test_divergence_on_the_way_is_reported_at_its_step(tmp_path: Path) -> None:
         if task.startswith("stage 2") and done == 2 and values:
             network.student.head_8.bias.data.fill_(float("inf"))
 
-    with pytest.raises(NonFiniteLossError, match="stage 2, step 2: the loss at scale 1/8 is (inf|nan)"):
+    with pytest.raises(NonFiniteLossError, match=r"stage 2, step 2: the loss at scale 1/8 is (inf|nan)"):
         make_trainer(tmp_path, config, network=network, report=poison).run()
 
 

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from atsnet.config import Config, ConfigError, load_config
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "train.toml"
+    path.write_text(text)
+    return path
+
+
+def test_keys_that_a_file_leaves_out_have_their_defaults(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "[training]\nseed = 7\n\n[input]\ncolor = 'mono'\n"))
+    defaults = Config()
+    assert config.training.seed == 7
+    assert config.input.color == "mono"
+    assert config.network == defaults.network
+    assert config.training.model_copy(update={"seed": defaults.training.seed}) == defaults.training
+    assert load_config(write(tmp_path, "")) == defaults
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[network]\nwidth = 3", r"network\.width"),
+        ("[training]\nbatch_size = 0", r"training\.batch_size"),
+        ("[input]\nheight = 100", r"input\.height"),
+        ("[augment]\nbrightness = 'much'", r"augment\.brightness"),
+        ("[traning]\nseed = 1", "traning"),
+        ("[network]\nema_momentum = 1.0", r"network\.ema_momentum"),
+    ],
+)
+def test_wrong_and_unknown_keys_are_named_with_the_file(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=rf"train\.toml: {named}: "):
+        load_config(write(tmp_path, text))
+
+
+def test_several_problems_are_all_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"training\.batch_size.*; training\.wrong"):
+        load_config(write(tmp_path, "[training]\nbatch_size = 0\nwrong = 1"))
+
+
+def test_a_file_that_is_missing_or_no_toml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing\.toml: cannot be read: No such file"):
+        load_config(tmp_path / "missing.toml")
+    with pytest.raises(ConfigError, match=r"train\.toml: not TOML: .*line 1"):
+        load_config(write(tmp_path, "seed: 1"))
+
+
+@pytest.mark.parametrize("key", ["window", "grid"])
+def test_attention_that_does_not_divide_the_picture_is_refused(key: str) -> None:
+    with pytest.raises(ValidationError, match=rf"network\.{key} = 5 does not divide the 8 positions that input.height"):
+        Config.model_validate({"input": {"height": 64, "width": 64}, "network": {"window": 4, "grid": 4, key: 5}})
+
+
+def test_attention_wider_than_the_picture_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"does not divide the 4 positions that input.width = 64 has at 1/16"):
+        Config.model_validate({"input": {"height": 128, "width": 64}, "network": {"window": 8, "grid": 4}})
+
+
+def test_configuration_is_frozen_and_survives_json() -> None:
+    config = Config.model_validate({"training": {"seed": 3}, "network": {"coupling_hidden": [8, 16, 24]}})
+    with pytest.raises(ValidationError, match="frozen"):
+        config.training.seed = 4  # type: ignore[misc]
+    assert Config.model_validate_json(config.model_dump_json()) == config
