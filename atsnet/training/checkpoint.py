@@ -87,7 +87,8 @@ def load_checkpoint(directory: Path, network: nn.Module) -> tuple[Position, dict
         position = Position(record.stage, record.step, record.losses, record.seconds)
     except OSError as error:
         raise RunError(
-            f"{directory} has no checkpoint to resume from ({error.filename}: {error.strerror}); start again without `--resume`"
+            f"{directory} has no checkpoint to resume from ({error.filename}: {error.strerror}); "
+            "start again without `--resume`"
         ) from error
     except (ValueError, SafetensorError, RuntimeError) as error:
         raise RunError(f"the checkpoint in {directory} is damaged: {error}") from error
