@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from atsnet.imaging import InputGeometry
 
@@ -31,7 +31,7 @@ class NetworkConfig(_Frozen):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     noise: float = Field(default=0.2, ge=0)
     """Standard deviation of the noise on the student's (standardised) input."""
-    coupling_hidden: tuple[int, int, int] = (64, 128, 256)
+    coupling_hidden: tuple[PositiveInt, PositiveInt, PositiveInt] = (64, 128, 256)
     """Hidden channels of the coupling's conditioner, from the fine scale to the coarse."""
     coupling_kernel: Literal[1, 3] = 1
     coupling_clamp: float = Field(default=2.0, gt=0)
@@ -57,7 +57,7 @@ class AugmentConfig(_Frozen):
 class TrainingConfig(_Frozen):
     """The two stages; both end at a fixed step, never at the best one."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=16, gt=0)
     stage1_steps: int = Field(default=400, gt=0)
     stage1_learning_rate: float = Field(default=1e-3, gt=0)
@@ -91,6 +91,9 @@ class Config(_Frozen):
 
     @model_validator(mode="after")
     def _attention_fits(self) -> "Config":
+        for width in (self.network.student_width, self.network.student_width // 2):
+            if width % self.network.heads:
+                raise ValueError(f"network.heads = {self.network.heads} does not divide the student's {width} channels")
         for stride in (8, 16):
             for name, size in (("height", self.input.height), ("width", self.input.width)):
                 for key, side in (("window", self.network.window), ("grid", self.network.grid)):

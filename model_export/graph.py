@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from atsnet.network.anomaly_map import AnomalyMap
+from atsnet.network.anomaly_map import AnomalyMap, smooth_inspected
 from atsnet.network.atsnet import MAP_STRIDE, AtsNet
 from atsnet.network.backbone import BasicBlock, ResNet18Trunk
 from atsnet.network.context import ChannelNorm, DualScaleContext
@@ -107,12 +107,8 @@ class Tail(nn.Module):
                 factor = (fused.shape[2] / distance.shape[2], fused.shape[3] / distance.shape[3])
                 fused = fused + F.interpolate(distance, scale_factor=factor, mode="bilinear", align_corners=False)
         assert fused is not None
-        margin = self.kernel.shape[-1] // 2
-        smooth = F.relu(fused)
-        smooth = F.conv2d(F.pad(smooth, (margin, margin, 0, 0), mode="replicate"), self.kernel.unsqueeze(2))
-        smooth = F.conv2d(F.pad(smooth, (0, 0, margin, margin), mode="replicate"), self.kernel.unsqueeze(3))
         inspected = (F.avg_pool2d(inspect.float(), MAP_STRIDE) >= 127.5).float()
-        raw_map = (smooth * inspected).squeeze(1)
+        raw_map = smooth_inspected(F.relu(fused), inspected, self.kernel).squeeze(1)
         flat = raw_map.flatten(1)
         count = max(1, round(self.score_fraction * flat.shape[1]))
         return flat.topk(count, dim=1).values.mean(dim=1), raw_map / self.threshold

@@ -50,10 +50,7 @@ class AnomalyMap(nn.Module):
             normalised = (distance - self.offsets[index]) * self.gains[index]
             fused = fused + _resize(normalised.unsqueeze(1), size)
         fused = torch.clamp(fused / len(teacher), min=0)
-        margin = self.kernel.shape[-1] // 2
-        smooth = F.conv2d(F.pad(fused, (margin, margin, 0, 0), mode="replicate"), self.kernel.unsqueeze(2))
-        smooth = F.conv2d(F.pad(smooth, (0, 0, margin, margin), mode="replicate"), self.kernel.unsqueeze(3))
-        anomaly_map = smooth.squeeze(1) * inspect
+        anomaly_map = smooth_inspected(fused, inspect.unsqueeze(1), self.kernel).squeeze(1)
         return self.score(anomaly_map), anomaly_map
 
     def distances(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> list[Tensor]:
@@ -64,17 +61,24 @@ class AnomalyMap(nn.Module):
         ]
 
     def score(self, anomaly_map: Tensor) -> Tensor:
-        """Mean of the largest `score_fraction` of the positions, `[N]`."""
+        """Mean of the highest positions, as many as `score_fraction` of the whole map, `[N]`."""
         flat = anomaly_map.flatten(1)
         count = max(1, round(self.score_fraction * flat.shape[1]))
         return flat.topk(count, dim=1).values.mean(dim=1)
 
     @torch.no_grad()
     def fit_channels(self, residual_variances: Sequence[Tensor]) -> None:
-        """Set the channel weights from the residuals' variances on normal images, `[C]` for each scale."""
+        """Set the channel weights from the residuals' variances on normal images, `[C]` for each scale.
+
+        Raises:
+            ValueError: More than half of a scale's channels do not vary, or a variance is not finite.
+        """
         for index, variance in enumerate(residual_variances):
+            floor = 0.1 * float(variance.median())
+            if not (math.isfinite(floor) and floor > 0):
+                raise ValueError(f"scale {index}: the residuals of normal images have no usable variance ({floor})")
             # A channel that hardly varies must not rule the sum: floor at a tenth of the scale's median.
-            weight = 1 / torch.clamp(variance, min=0.1 * float(variance.median()))
+            weight = 1 / torch.clamp(variance, min=floor)
             self._weight(index).copy_(weight)
 
     @torch.no_grad()
@@ -89,6 +93,27 @@ class AnomalyMap(nn.Module):
     def _weight(self, index: int) -> Tensor:
         weight: Tensor = getattr(self, f"channel_weight_{index}")
         return weight
+
+
+def smooth_inspected(fused: Tensor, inspect: Tensor, kernel: Tensor) -> Tensor:
+    """Smooth a map over its inspected positions alone: what lies in the padding does not leak into the part.
+
+    Args:
+        fused: `[N, 1, H, W]`.
+        inspect: `[N, 1, H, W]`, 1 where a position is inspected and 0 where not.
+        kernel: Odd, `[1, 1, K]`.
+
+    Returns:
+        `[N, 1, H, W]`, 0 where nothing is inspected.
+    """
+    smooth = _blur(fused * inspect, kernel) / torch.clamp(_blur(inspect, kernel), min=1e-6)
+    return smooth * inspect
+
+
+def _blur(x: Tensor, kernel: Tensor) -> Tensor:
+    margin = kernel.shape[-1] // 2
+    rows = F.conv2d(x, kernel.unsqueeze(2), padding=(0, margin))
+    return F.conv2d(rows, kernel.unsqueeze(3), padding=(margin, 0))
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -58,7 +58,10 @@ def _filtered_noise(formula: np.random.Generator, sample: np.random.Generator) -
     fx = np.fft.rfftfreq(TILE)[None, :]
     radius = np.hypot(fy, fx) + 1e-6
     angle = np.arctan2(fy, fx)
-    amplitude = 0.02 * formula.uniform(0, 1) * radius ** -formula.uniform(0.5, 1.5)
+    share, slope = 0.3 * formula.uniform(0, 1), formula.uniform(0.5, 1.5)
+    cloud = radius**-slope
+    cloud[0, 0] = 0
+    amplitude = share * cloud / np.sqrt((cloud**2).sum())
     for _ in range(formula.integers(1, 4)):
         centre = np.exp(formula.uniform(np.log(1 / 48), np.log(1 / 3)))
         octaves = formula.uniform(0.15, 0.8)
@@ -92,11 +95,18 @@ def _warped(formula: np.random.Generator, sample: np.random.Generator) -> Float3
     """One noise displaced by two others (domain warping)."""
     base = _filtered_noise(formula, sample)
     strength = formula.uniform(2, 10)
-    shift_x = cv2.GaussianBlur(_filtered_noise(formula, sample), (0, 0), 3) * strength
-    shift_y = cv2.GaussianBlur(_filtered_noise(formula, sample), (0, 0), 3) * strength
+    shift_x = _blurred_around(_filtered_noise(formula, sample)) * strength
+    shift_y = _blurred_around(_filtered_noise(formula, sample)) * strength
     y, x = np.mgrid[0:TILE, 0:TILE].astype(np.float32)
     warped = cv2.remap(base, x + shift_x, y + shift_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     return _pointwise(np.asarray(warped, np.float32), formula)
+
+
+def _blurred_around(tile: Float32Array) -> Float32Array:
+    """Blur a tile that wraps around; OpenCV's filters know no such border."""
+    margin = 12
+    soft = cv2.GaussianBlur(np.pad(tile, margin, mode="wrap"), (0, 0), 3)
+    return np.asarray(soft[margin:-margin, margin:-margin], np.float32)
 
 
 def _dead_leaves(formula: np.random.Generator, sample: np.random.Generator) -> Float32Array:
