@@ -90,6 +90,31 @@ def test_positions_not_inspected_are_zero_and_do_not_raise_the_score() -> None:
     assert score.item() == pytest.approx(3.0)
 
 
+def test_what_lies_in_the_padding_does_not_reach_the_part() -> None:
+    anomaly_map = AnomalyMap(1.5, 0.1)
+    inspect = everything()
+    inspect[:, :, 5:] = 0
+    teacher, student = latents(), latents()
+    teacher[0][:, :, 2:4, 1:3] = 1.0
+    calm = anomaly_map(teacher, student, inspect)
+    teacher[0][:, :, :, 5:] = 100.0
+    loud = anomaly_map(teacher, student, inspect)
+    assert torch.equal(calm[1], loud[1])
+    assert torch.equal(calm[0], loud[0])
+    assert calm[1][0, 2, 2] > 0
+    # Next to the padding, a flat map stays flat: smoothing averages over what is inspected.
+    flat = anomaly_map(latents(1.0), latents(), inspect)[1]
+    assert torch.allclose(flat[:, :, :5], flat[0, 0, 0].expand(1, 8, 5))
+
+
+def test_channels_that_do_not_vary_are_refused_by_scale() -> None:
+    anomaly_map = AnomalyMap(1.0, 0.5)
+    variances = [torch.ones(channels) for channels in SCALE_CHANNELS]
+    variances[1][: len(variances[1]) // 2 + 1] = 0
+    with pytest.raises(ValueError, match="scale 1"):
+        anomaly_map.fit_channels(variances)
+
+
 def test_score_is_the_mean_of_the_highest_share() -> None:
     anomaly_map = AnomalyMap(1.0, 0.25)
     picture = torch.randperm(64, generator=torch.Generator().manual_seed(0)).float().view(1, 8, 8)

@@ -68,7 +68,9 @@ def roughness_at_seam(tile: NDArray[np.float32]) -> float:
     )
 
 
-@pytest.mark.parametrize("family", [formulas._filtered_noise, formulas._dead_leaves, formulas._lattice])
+@pytest.mark.parametrize(
+    "family", [formulas._filtered_noise, formulas._warped, formulas._dead_leaves, formulas._lattice]
+)
 @pytest.mark.parametrize("number", range(4))
 def test_tiles_wrap_around_without_a_seam(
     family: Callable[[np.random.Generator, np.random.Generator], NDArray[np.float32]], number: int
