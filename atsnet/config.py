@@ -61,7 +61,7 @@ class TrainingConfig(_Frozen):
     batch_size: int = Field(default=16, gt=0)
     stage1_steps: int = Field(default=400, gt=0)
     stage1_learning_rate: float = Field(default=1e-3, gt=0)
-    stage2_steps: int = Field(default=2000, gt=0)
+    stage2_steps: int = Field(default=1500, gt=0)
     stage2_learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     warmup_steps: int = Field(default=100, ge=0)
@@ -102,6 +102,33 @@ class Config(_Frozen):
                             f"network.{key} = {side} does not divide the {size // stride} positions that "
                             f"input.{name} = {size} has at 1/{stride}"
                         )
+        return self
+
+
+class PretrainingConfig(_Frozen):
+    """What to pretrain on, with which objective and for how long."""
+
+    objective: Literal["formula", "vicreg"] = "formula"
+    """`formula`: label every cell of procedural scenes. `vicreg`: agree on two views; the one for unlabelled images."""
+    steps: int = Field(default=5_000, gt=0)
+    batch_size: int = Field(default=32, gt=1)
+    size: int = Field(default=128, ge=64, multiple_of=16)
+    """Side of the training images in pixels."""
+    textures: int = Field(default=96, gt=4)
+    """Number of formulas."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=0.02, ge=0)
+    warmup_steps: int = Field(default=200, ge=0)
+    seed: int = Field(default=0, ge=0)
+    bfloat16: bool = True
+    """Compute in bfloat16 where the processor has instructions for it; weights and statistics stay float32."""
+    workers: int = Field(default=1, ge=0)
+    """Processes that render or load images."""
+
+    @model_validator(mode="after")
+    def _warmup_is_shorter(self) -> "PretrainingConfig":
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps} must be less than steps = {self.steps}")
         return self
 
 

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from atsnet.config import PretrainingConfig
 from atsnet.data.layout import Sample
 from atsnet.network.backbone import ResNet18Trunk
 from atsnet.pretraining.formulas import texture_bank
@@ -22,35 +22,6 @@ from atsnet.training.precision import bfloat16_pays
 
 LICENCE = "Apache-2.0 (trained on procedural images only)"
 _LOSS_MEMORY = 0.98
-
-
-class PretrainingConfig(BaseModel):
-    """What to pretrain on, with which objective and for how long."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    objective: Literal["formula", "vicreg"] = "formula"
-    """`formula`: label every cell of procedural scenes. `vicreg`: agree on two views; the one for unlabelled images."""
-    steps: int = Field(default=8_000, gt=0)
-    batch_size: int = Field(default=32, gt=1)
-    size: int = Field(default=128, ge=64, multiple_of=16)
-    """Side of the training images in pixels."""
-    textures: int = Field(default=96, gt=4)
-    """Number of formulas."""
-    learning_rate: float = Field(default=2e-3, gt=0)
-    weight_decay: float = Field(default=0.02, ge=0)
-    warmup_steps: int = Field(default=200, ge=0)
-    seed: int = Field(default=0, ge=0)
-    bfloat16: bool = True
-    """Compute in bfloat16 where the processor has instructions for it; weights and statistics stay float32."""
-    workers: int = Field(default=1, ge=0)
-    """Processes that render or load images."""
-
-    @model_validator(mode="after")
-    def _warmup_is_shorter(self) -> "PretrainingConfig":
-        if self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps = {self.warmup_steps} must be less than steps = {self.steps}")
-        return self
 
 
 def pretrain(

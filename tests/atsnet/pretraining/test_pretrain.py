@@ -8,9 +8,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from atsnet.config import PretrainingConfig
 from atsnet.data.layout import Sample
 from atsnet.network.backbone import ResNet18Trunk
-from atsnet.pretraining.pretrain import PretrainingConfig, pretrain
+from atsnet.pretraining.pretrain import pretrain
 from atsnet.training.losses import NonFiniteLossError
 
 
