@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from atsnet.imaging import UInt8Array
-from cli.inspection import open_bundle
+from atsnet.imaging import UInt8Array, decode
+from cli.inspection import LocalInspector, open_bundle
 from model_export.bundle import load_bundle
 
 BUNDLE = Path("weights/tec-grain-demo/1")
@@ -28,11 +28,12 @@ def main() -> None:
     cv2.imwrite(str(Path(__file__).with_suffix(".png")), picture)
 
 
-def _column(inspector: "object", path: Path, label: str) -> UInt8Array:
+def _column(inspector: LocalInspector, path: Path, label: str) -> UInt8Array:
     content = path.read_bytes()
-    inspected, overlay = inspector.inspect(str(path), content, overlay=True)  # type: ignore[attr-defined]
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    heat = cv2.imdecode(np.frombuffer(overlay, np.uint8), cv2.IMREAD_COLOR)
+    inspected, overlay = inspector.inspect(str(path), content, overlay=True)
+    assert inspected.score is not None
+    assert overlay is not None
+    image, heat = (_in_colour(decode(encoded)) for encoded in (content, overlay))
     caption = np.full((CAPTION, image.shape[1], 3), 255, np.uint8)
     for row, (text, colour) in enumerate(
         ((label, (60, 60, 60)), (f"{inspected.verdict}  {inspected.score:.2f}", COLOURS[inspected.verdict]))
@@ -40,6 +41,10 @@ def _column(inspector: "object", path: Path, label: str) -> UInt8Array:
         cv2.putText(caption, text, (4, 20 + 24 * row), cv2.FONT_HERSHEY_SIMPLEX, 0.62, colour, 1 + row, cv2.LINE_AA)
     space = np.full((GAP, image.shape[1], 3), 255, np.uint8)
     return np.vstack([image, space, heat, caption])
+
+
+def _in_colour(image: UInt8Array) -> UInt8Array:
+    return np.repeat(image[:, :, np.newaxis], 3, axis=2) if image.ndim == 2 else image
 
 
 if __name__ == "__main__":
