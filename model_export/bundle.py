@@ -27,12 +27,23 @@ SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
+FLOAT16_MAX: Final = float(np.finfo(np.float16).max)
+
+_FAINT: Final = 0.1
+"""Calibrated score below which a difference is measured against this and not against the score itself."""
+_FLOAT16_ROUNDING: Final = 2.0**-10
+"""Relative: the expected maps are stored in half precision."""
+
 Precision = Literal["float32", "float16", "int8"]
 Verdict = Literal["pass", "review", "fail"]
 
 
 class BundleError(Exception):
     """A bundle is missing, incomplete, altered or of another schema; the message names the file."""
+
+
+class GoldenMismatchError(Exception):
+    """An answer to a golden sample is not the one that the bundle was validated with; the message has the figures."""
 
 
 class _Model(BaseModel):
@@ -104,7 +115,7 @@ class Manifest(_Model):
     calibration: Calibration
     golden_samples: tuple[GoldenSample, ...] = Field(min_length=1)
     score_tolerance: float = Field(gt=0)
-    """Largest relative difference of a golden sample's score that the self-test accepts."""
+    """Largest relative difference of a golden sample's score that is accepted; see `Bundle.check_answer`."""
     network: dict[str, Any]
     training: dict[str, Any]
     data: dict[str, Any]
@@ -150,6 +161,48 @@ class Bundle:
         """Expected calibrated anomaly map of a golden sample, `float32 [map_height, map_width]`."""
         stored = np.load(self.file(sample.anomaly_map), allow_pickle=False)
         return np.asarray(stored, np.float32)
+
+    def check_answer(self, sample: GoldenSample, score: float, anomaly_map: Float32Array) -> float:
+        """Compare an answer to a golden sample with the one that was recorded.
+
+        The score's tolerance is relative to the expected score, and to a tenth of the threshold where that is more:
+        of two scores next to zero, one can be a multiple of the other and mean the same. The map's is the same in
+        units of its threshold (1.0), or of its peak where that is more.
+
+        Args:
+            sample: One of the manifest's.
+            score: Raw score.
+            anomaly_map: Calibrated, `float32 [map_height, map_width]`.
+
+        Returns:
+            Relative difference of the score.
+
+        Raises:
+            GoldenMismatchError: Score, verdict or map are others.
+        """
+        calibration, tolerance = self.manifest.calibration, self.manifest.score_tolerance
+        difference = abs(score - sample.score) / max(abs(sample.score), _FAINT * calibration.score_threshold)
+        if not difference <= tolerance:
+            raise GoldenMismatchError(
+                f"{sample.image}: score {score:.6g}, expected {sample.score:.6g}: off by {difference:.2g} relative, "
+                f"{tolerance:.2g} is allowed"
+            )
+        verdict = calibration.verdict(score)
+        if verdict != sample.verdict:
+            raise GoldenMismatchError(f"{sample.image}: verdict {verdict}, expected {sample.verdict}")
+        expected = self.golden_map(sample)
+        if anomaly_map.shape != expected.shape:
+            raise GoldenMismatchError(f"{sample.image}: map of shape {anomaly_map.shape}, expected {expected.shape}")
+        apart = np.abs(np.clip(anomaly_map, 0, FLOAT16_MAX) - expected)
+        apart[~np.isfinite(anomaly_map)] = np.inf
+        excess = apart - tolerance * max(1.0, float(expected.max())) - _FLOAT16_ROUNDING * expected
+        if excess.max() > 0:
+            row, column = np.unravel_index(int(excess.argmax()), expected.shape)
+            raise GoldenMismatchError(
+                f"{sample.image}: the anomaly map differs, most at row {row}, column {column}: "
+                f"{anomaly_map[row, column]:.6g}, expected {expected[row, column]:.6g}"
+            )
+        return float(difference)
 
 
 def load_bundle(path: Path) -> Bundle:

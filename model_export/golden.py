@@ -17,7 +17,7 @@ import numpy as np
 
 from atsnet.data.layout import GOOD, Sample
 from atsnet.imaging import Float32Array, InputGeometry, read_image, to_frame
-from model_export.bundle import Bundle, Calibration, GoldenSample
+from model_export.bundle import FLOAT16_MAX, Bundle, Calibration, GoldenMismatchError, GoldenSample
 from model_export.scorers import Scorer
 
 SAMPLES_FOLDER: Final = "samples"
@@ -25,7 +25,6 @@ _MARGIN: Final = 0.02
 """Least distance of a golden sample's calibrated score from any boundary between verdicts."""
 _FAINT: Final = 0.05
 """Calibrated score below which relative differences say little; such images are taken only for want of others."""
-_FLOAT16_MAX: Final = float(np.finfo(np.float16).max)
 
 
 class GoldenSampleError(Exception):
@@ -108,7 +107,7 @@ def record_golden_samples(
                 f"{sample.path} scores {score / calibration.score_threshold:.4g} (calibrated), too close to a boundary "
                 "between verdicts for a golden sample"
             )
-        np.save(directory / f"{stem}.npy", np.clip(anomaly_map, 0, _FLOAT16_MAX).astype(np.float16))
+        np.save(directory / f"{stem}.npy", np.clip(anomaly_map, 0, FLOAT16_MAX).astype(np.float16))
         golden.append(
             GoldenSample(
                 image=f"{stem}.png",
@@ -130,24 +129,13 @@ def check_golden_samples(bundle: Bundle, scorer: Scorer) -> Mapping[str, float]:
     Raises:
         GoldenSampleError: A score differs by more than the bundle's tolerance, a verdict or a map is another one.
     """
-    manifest = bundle.manifest
     differences: dict[str, float] = {}
-    for sample in manifest.golden_samples:
-        score, anomaly_map = _score(bundle.file(sample.image), scorer, manifest.input)
-        expected = bundle.golden_map(sample)
-        difference = abs(score - sample.score) / max(abs(sample.score), 0.1 * manifest.calibration.score_threshold)
-        verdict = manifest.calibration.verdict(score)
-        if not difference <= manifest.score_tolerance or verdict != sample.verdict:
-            raise GoldenSampleError(
-                f"{bundle.path}: {sample.image} scores {score:.6g} ({verdict}); {sample.score:.6g} ({sample.verdict}) "
-                f"was recorded, and {manifest.score_tolerance:g} relative is allowed"
-            )
-        # Half precision keeps 11 bits; the rest of the allowance is the score's.
-        allowed = manifest.score_tolerance + 2**-11
-        apart = np.abs(np.clip(anomaly_map, 0, _FLOAT16_MAX) - expected) / np.maximum(1, expected)
-        if anomaly_map.shape != expected.shape or not apart.max() <= allowed:
-            raise GoldenSampleError(f"{bundle.path}: the anomaly map of {sample.image} is not the one recorded")
-        differences[sample.image] = difference
+    for sample in bundle.manifest.golden_samples:
+        score, anomaly_map = _score(bundle.file(sample.image), scorer, bundle.manifest.input)
+        try:
+            differences[sample.image] = bundle.check_answer(sample, score, anomaly_map)
+        except GoldenMismatchError as error:
+            raise GoldenSampleError(f"{bundle.path}: {error}") from error
     return differences
 
 

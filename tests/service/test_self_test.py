@@ -52,12 +52,12 @@ def test_passes_with_the_difference_it_found(tmp_path: Path) -> None:
         (
             FakeRuntime(),
             sample_field("score", 6.3),
-            r"samples/crack\.png .*score 6\.25, expected 6\.3.*0\.001 is allowed",
+            r"samples/crack\.png: score 6\.25, expected 6\.3.*0\.001 is allowed",
         ),
         (FakeRuntime(), sample_field("verdict", "pass"), r"verdict fail, expected pass"),
         (FakeRuntime(), sample_field("anomaly_map", "samples/good.npy"), r"map differs, most at row \d+, column \d+"),
         (FakeRuntime(), sample_field("image", "model.onnx"), r"not a JPEG"),
-        (Offset(score=0.1), lambda _: None, r"samples/good\.png .*score 2\.1, expected 2"),
+        (Offset(score=0.1), lambda _: None, r"samples/good\.png: score 2\.1, expected 2"),
         (Offset(score=float("nan")), lambda _: None, "nan"),
         (Offset(cell=0.01), lambda _: None, "row 0, column 0"),
         (Offset(cell=float("nan")), lambda _: None, "row 0, column 0: nan"),
@@ -68,6 +68,18 @@ def test_refuses_what_was_not_validated(
 ) -> None:
     with pytest.raises(SelfTestError, match=message):
         self_test(tmp_path, runtime, change)
+
+
+def test_scores_next_to_zero_are_measured_against_a_tenth_of_the_threshold(tmp_path: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["golden_samples"][0]["score"] = 0.004
+
+    class NearZero(FakeRuntime):
+        def run(self, frames: UInt8Array) -> tuple[Float32Array, Float32Array]:
+            scores, maps = super().run(frames)
+            return np.where(scores == 2, np.float32(0.00402), scores), maps
+
+    assert self_test(tmp_path, NearZero(), change) == pytest.approx(0.00002 / 0.4, rel=0.01)
 
 
 def test_runtime_that_fails(tmp_path: Path) -> None:
@@ -83,7 +95,7 @@ def test_service_that_fails_it_never_becomes_ready(settings: Settings) -> None:
         assert line.http.get("/livez").status_code == 200
         for response in (line.http.get("/readyz"), line.post(GOOD)):
             assert (response.status_code, response.json()["code"]) == (503, 40)
-            assert "golden sample samples/good.png" in response.json()["detail"]
+            assert "samples/good.png: score 3, expected 2" in response.json()["detail"]
 
 
 def test_altered_file_is_refused(settings: Settings) -> None:
