@@ -110,7 +110,7 @@ class PretrainingConfig(_Frozen):
 
     objective: Literal["formula", "vicreg"] = "formula"
     """`formula`: label every cell of procedural scenes. `vicreg`: agree on two views; the one for unlabelled images."""
-    steps: int = Field(default=5_000, gt=0)
+    steps: int = Field(default=3_000, gt=0)
     batch_size: int = Field(default=32, gt=1)
     size: int = Field(default=128, ge=64, multiple_of=16)
     """Side of the training images in pixels."""

@@ -10,25 +10,40 @@ from atsnet.network.backbone import SCALE_CHANNELS
 
 
 class FormulaObjective(nn.Module):
-    """Tell, for every cell at every scale, which formula drew it.
+    """Find the marks on every texture, and tell, with a smaller weight, which formula drew the texture.
 
-    A linear classifier on the features of each scale; supervising all three keeps the early layers, which matter most
-    for small defects, as discriminative as the last.
+    One linear classifier on the features of each scale; supervising all three keeps the early layers, which matter
+    most for small defects, as discriminative as the last. Its probabilities are read twice: a mark's kind against any
+    texture at all, so that the features learn to stand out at what does not belong, and texture against texture.
     """
 
-    def __init__(self, label_count: int) -> None:
+    mark_weights: Tensor
+
+    def __init__(self, textures: int, marks: int, texture_share: float = 0.2, mark_weight: float = 4.0) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(nn.Conv2d(channels, label_count, 1) for channels in SCALE_CHANNELS)
+        self.textures, self.texture_share = textures, texture_share
+        self.heads = nn.ModuleList(nn.Conv2d(channels, textures + marks, 1) for channels in SCALE_CHANNELS)
+        # Marks cover a few cells in a hundred; unweighted, "no mark" would be a good answer.
+        self.register_buffer("mark_weights", torch.tensor([1.0, *[mark_weight] * marks]))
 
     def forward(self, features: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
-        """Mean cross-entropy over the scales.
+        """Mean loss over the scales.
 
         Args:
             features: `[N, C, h, w]` of each scale.
-            labels: `int64 [N, h, w]` of each scale.
+            labels: `int64 [N, h, w]` of each scale: textures first, then marks.
         """
-        losses = [F.cross_entropy(head(x).float(), y) for head, x, y in zip(self.heads, features, labels, strict=True)]
+        losses = [self._loss(head(x).float(), y) for head, x, y in zip(self.heads, features, labels, strict=True)]
         return torch.stack(losses).mean()
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        textures = logits[:, : self.textures]
+        any_texture = textures.logsumexp(dim=1, keepdim=True)
+        marked = labels >= self.textures
+        mark = torch.where(marked, labels - self.textures + 1, 0)
+        found = F.cross_entropy(torch.cat([any_texture, logits[:, self.textures :]], dim=1), mark, self.mark_weights)
+        unmarked = F.cross_entropy(textures, labels.masked_fill(marked, -100), ignore_index=-100, reduction="sum")
+        return found + self.texture_share * unmarked / (~marked).sum().clamp(min=1)
 
 
 class VicregObjective(nn.Module):

@@ -85,7 +85,7 @@ def _task(
     """Images, objective, and how the two give a loss."""
     length = config.steps * config.batch_size
     if config.objective == "formula":
-        formula = FormulaObjective(config.textures + len(MARKS))
+        formula = FormulaObjective(config.textures, len(MARKS))
         scenes = SceneDataset(length, config.size, config.textures, config.seed)
         return scenes, formula, lambda features, batch: formula(features(batch[0]), batch[1])
     vicreg = VicregObjective()

@@ -73,7 +73,7 @@ def labels_at(scene: Scene, stride: int, classes: int) -> Labels:
 
 def render_scene(bank: UInt8Array, size: int, rng: np.random.Generator) -> Scene:
     """Compose one scene of `size` x `size` pixels from a texture bank."""
-    regions = int(rng.integers(1, 5))
+    regions = int(rng.integers(1, 4))
     owner = _partition(regions, size, rng)
     canvas = np.zeros((size, size), np.float32)
     labels = np.zeros((size, size), np.int64)
@@ -85,7 +85,7 @@ def render_scene(bank: UInt8Array, size: int, rng: np.random.Generator) -> Scene
         canvas[inside] = (level + contrast * (patch - 128.0))[inside]
         labels[inside] = number
     marks = np.full((size, size), -1, np.int64)
-    for _ in range(rng.integers(0, 5)):
+    for _ in range(rng.integers(0, 7)):
         _draw_mark(canvas, marks, rng)
     return Scene(_capture(canvas, rng), labels, marks)
 
@@ -141,7 +141,11 @@ def _draw_mark(canvas: Float32Array, marks: Labels, rng: np.random.Generator) ->
             dx, dy = arm * np.cos(angle + turn), arm * np.sin(angle + turn)
             start, end = (round(x - dx), round(y - dy)), (round(x + dx), round(y + dy))
             cv2.line(mask, start, end, 255, width, cv2.LINE_AA)
-    strength = rng.choice([-1, 1]) * np.exp(rng.uniform(np.log(12), np.log(90)))
+    if not mask.any():
+        return  # it missed the picture
+    # As faint as can be told from the texture around it, or up to four times stronger.
+    around = cv2.dilate(mask, np.ones((9, 9), np.uint8)) > 0
+    strength = rng.choice([-1, 1]) * max(8.0, float(canvas[around].std()) * np.exp(rng.uniform(0, np.log(4))))
     canvas += strength * cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.4, 1.5)).astype(np.float32) / 255
     marks[mask > 100] = kind
 

@@ -47,6 +47,14 @@ class Server:
         return "inspect_batch_size_count 1.0" in self.http.get("/metrics").text
 
 
+def not_listening(server: Server) -> bool:
+    try:
+        server.http.get("/livez")
+    except httpx.TransportError:
+        return True
+    return False
+
+
 def environment(tmp_path: Path, **settings: object) -> dict[str, str]:
     chosen = {"weights": tmp_path / "weights", "var": tmp_path / "var", "port": 0, "sessions": 1, **settings}
     return {**os.environ, **{f"ATSNET_{name.upper()}": str(value) for name, value in chosen.items()}}
@@ -138,6 +146,20 @@ def test_second_signal_does_not_wait(tmp_path: Path) -> None:
         server.process.terminate()
         assert server.process.wait(30) == 5
         assert (hung.result().status_code, hung.result().json()["code"]) == (503, 40)
+
+
+@pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize("signals", [1, 2], ids=["grace time", "second signal"])
+def test_runtime_that_hangs_after_its_request_was_answered_ends_too(tmp_path: Path, signals: int) -> None:
+    with started(tmp_path, grace_seconds=0.3 if signals == 1 else 3600) as server:
+        server.process.send_signal(signal.SIGUSR1)
+        late = server.post({"deadline_ms": 50})
+        assert (late.status_code, late.json()["code"]) == (504, 41)
+        server.process.terminate()
+        if signals == 2:
+            wait_until(lambda: not_listening(server))
+            server.process.terminate()
+        assert server.process.wait(30) == 5
 
 
 @pytest.mark.usefixtures("weights")

@@ -1,6 +1,5 @@
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from atsnet.network.backbone import SCALE_CHANNELS
@@ -19,18 +18,32 @@ def latents(count: int, width: int, seed: int = 0) -> Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
 
 
-def test_formula_loss_is_the_mean_cross_entropy_of_the_scales() -> None:
-    objective = FormulaObjective(7)
+def test_formula_loss_finds_marks_on_any_texture_and_tells_textures_apart() -> None:
+    objective = FormulaObjective(textures=5, marks=2, texture_share=0.5, mark_weight=3.0)
     x = features()
     labels = [torch.arange(4 * s * s).view(4, s, s) % 7 for s in (8, 4, 2)]
-    expected = [F.cross_entropy(head(f), y) for head, f, y in zip(objective.heads, x, labels, strict=True)]
+    expected = []
+    for head, f, y in zip(objective.heads, x, labels, strict=True):
+        probabilities = head(f).softmax(dim=1)
+        of_label = probabilities.gather(1, y.unsqueeze(1)).squeeze(1)
+        of_any_texture = probabilities[:, :5].sum(dim=1)
+        marked = y >= 5
+        found = torch.where(marked, -3 * of_label.log(), -of_any_texture.log()).sum() / (3 * marked + ~marked).sum()
+        told = -(of_label / of_any_texture).log()[~marked].mean()
+        expected.append(found + 0.5 * told)
     assert torch.allclose(objective(x, labels), torch.stack(expected).mean())
+
+
+def test_formula_loss_is_finite_where_everything_is_marked() -> None:
+    objective = FormulaObjective(textures=5, marks=2)
+    labels = [torch.full((4, s, s), 6) for s in (8, 4, 2)]
+    assert torch.isfinite(objective(features(), labels))
 
 
 def test_formula_objective_finds_labels_that_the_features_hold() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        objective = FormulaObjective(3)
+        objective = FormulaObjective(textures=2, marks=1)
     x = features(8)
     labels = [f[:, :3].argmax(dim=1) for f in x]
     optimizer = torch.optim.Adam(objective.parameters(), 0.05)
