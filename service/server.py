@@ -5,9 +5,10 @@ import os
 import shlex
 import socket
 import sys
+import time
 from enum import IntEnum
 from types import FrameType
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import structlog
 import uvicorn
@@ -34,7 +35,7 @@ class ExitCode(IntEnum):
     """Bundle missing, altered or not answering as validated; or the records cannot be opened."""
     ADDRESS_TAKEN = 6
     DRAIN_CUT_SHORT = 5
-    """Accepted inspections were not finished within the grace time, or a second signal came."""
+    """Something was not finished within the grace time, or when a second signal came."""
 
 
 def serve(settings: Settings, runtime: Runtime | None = None) -> ExitCode:
@@ -61,12 +62,7 @@ def serve(settings: Settings, runtime: Runtime | None = None) -> ExitCode:
         timeout_graceful_shutdown=_CLOSING_S,
     )
     with listener:
-        code = asyncio.run(_run(config, listener, settings))
-    if code is ExitCode.DRAIN_CUT_SHORT:
-        # A runtime that hangs cannot be joined. Every answered verdict is on disk already, so nothing is lost by this.
-        sys.stderr.flush()
-        os._exit(code)
-    return code
+        return asyncio.run(_run(config, listener, settings))
 
 
 class _Server(uvicorn.Server):
@@ -99,7 +95,9 @@ async def _run(config: uvicorn.Config, listener: socket.socket, settings: Settin
     station: Station = state.station
     told_to_stop = asyncio.create_task(server.told_to_stop.wait())
     await asyncio.wait({state.started, told_to_stop}, return_when=asyncio.FIRST_COMPLETED)
+    hurry = asyncio.create_task(server.told_to_hurry.wait())
     code = ExitCode.OK
+    closing_s = settings.grace_seconds
     if state.started.done() and state.started.exception() is not None:
         print(f"error: {state.started.exception()}", file=sys.stderr)  # noqa: T201
         told_to_stop.cancel()
@@ -108,21 +106,35 @@ async def _run(config: uvicorn.Config, listener: socket.socket, settings: Settin
         if state.started.done():
             print(_announcement(station, listener), flush=True)  # noqa: T201
         await told_to_stop
-        # Still listening: whoever asks learns from /readyz and from refusals that this station is going.
-        station.begin_drain()
-        hurry = asyncio.create_task(server.told_to_hurry.wait())
-        idle = asyncio.create_task(station.idle())
-        done, _ = await asyncio.wait({idle, hurry}, timeout=settings.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
-        if idle not in done:
-            log.error("drain_cut_short", unanswered=station.in_flight)
-            station.abandon()
-            server.should_exit = True
-            await asyncio.wait({serving}, timeout=_CLOSING_S)
-            return ExitCode.DRAIN_CUT_SHORT
-        hurry.cancel()
+        told = time.monotonic()
+        if not await _drain(station, hurry, settings.grace_seconds):
+            code = ExitCode.DRAIN_CUT_SHORT
+        closing_s -= time.monotonic() - told
     server.should_exit = True
-    await serving
+    # However great the hurry, last answers need their time to reach the clients.
+    await asyncio.wait({serving}, timeout=_CLOSING_S + 1)
+    await asyncio.wait({serving, hurry}, timeout=max(0, closing_s), return_when=asyncio.FIRST_COMPLETED)
+    if not serving.done():
+        # A runtime that hangs cannot be joined, not even by the interpreter's end. Every answered verdict is on disk.
+        log.error("stop_cut_short")
+        sys.stderr.flush()
+        os._exit(ExitCode.DRAIN_CUT_SHORT)
+    serving.result()
+    hurry.cancel()
     return code
+
+
+async def _drain(station: Station, hurry: asyncio.Task[Literal[True]], grace_s: float) -> bool:
+    """Let accepted inspections finish; whether all of them did, within the grace time and before there was a hurry."""
+    # Still listening: whoever asks learns from /readyz and from refusals that this station is going.
+    station.begin_drain()
+    idle = asyncio.create_task(station.idle())
+    done, _ = await asyncio.wait({idle, hurry}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+    if idle in done:
+        return True
+    log.error("drain_cut_short", unanswered=station.in_flight)
+    station.abandon()
+    return False
 
 
 def bind(host: str, port: int) -> socket.socket:

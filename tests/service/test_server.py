@@ -153,8 +153,9 @@ def test_second_signal_does_not_wait(tmp_path: Path) -> None:
 def test_runtime_that_hangs_after_its_request_was_answered_ends_too(tmp_path: Path, signals: int) -> None:
     with started(tmp_path, grace_seconds=0.3 if signals == 1 else 3600) as server:
         server.process.send_signal(signal.SIGUSR1)
-        late = server.post({"deadline_ms": 50})
+        late = server.post({"deadline_ms": 500})
         assert (late.status_code, late.json()["code"]) == (504, 41)
+        assert server.in_flight_reaches_the_runtime()
         server.process.terminate()
         if signals == 2:
             wait_until(lambda: not_listening(server))
