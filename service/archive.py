@@ -11,6 +11,7 @@ import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -153,21 +154,25 @@ class Archive:
             self._remove_oldest()
         stem = self._stem(keepsake.id)
         stem.parent.mkdir(parents=True, exist_ok=True)
-        # The map first: an image that is there always has its map.
-        _write_atomically(stem.with_suffix(_MAP_SUFFIX), encoded_map)
-        _write_atomically(stem.with_suffix(image.suffix), image.data)
+        try:
+            # The map first: an image that is there always has its map.
+            _write_atomically(stem.with_suffix(_MAP_SUFFIX), encoded_map)
+            _write_atomically(stem.with_suffix(image.suffix), image.data)
+        except OSError:  # a disk that is full must not fill with what nobody counts
+            _remove(stem)
+            raise
         self._kept.append((stem, size))
         self._kept_bytes += size
 
     def _remove_oldest(self) -> None:
         stem, size = self._kept.popleft()
-        for path in stem.parent.glob(f"{stem.name}.*"):
-            path.unlink(missing_ok=True)
+        _remove(stem)
         self._kept_bytes -= size
         directory = stem.parent
-        while directory != self._root and not any(directory.iterdir()):
-            directory.rmdir()
-            directory = directory.parent
+        with suppress(OSError):  # not empty, or gone already
+            while directory != self._root:
+                directory.rmdir()
+                directory = directory.parent
 
     def _drop(self, inspection_id: str, reason: DropReason) -> None:
         log.warning("image_not_kept", id=inspection_id, reason=reason)
@@ -203,8 +208,20 @@ def _encode_map(anomaly_map: Float32Array) -> bytes:
     return buffer.getvalue()
 
 
+def _remove(stem: Path) -> None:
+    # By name: listing the directory would cost the more, the more images a day has.
+    for suffix in (_MAP_SUFFIX, *ImageFile.MEDIA_TYPES):
+        path = stem.with_suffix(suffix)
+        path.unlink(missing_ok=True)
+        _temporary(path).unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + _TEMPORARY_SUFFIX)
+
+
 def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + _TEMPORARY_SUFFIX)
+    temporary = _temporary(path)
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()

@@ -1,3 +1,6 @@
+import errno
+import os
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -124,6 +127,36 @@ def test_failure_to_write_is_counted_and_the_next_is_kept(tmp_path: Path) -> Non
         wait_until(lambda: not archive.has(first))
     assert drops == {"write_failed": 1}
     assert {path.stem for path in files(tmp_path / "2023")} == {second}
+
+
+def test_failure_to_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+
+    def no_room_for_the_image(file: int) -> None:
+        synced.append(file)
+        if len(synced) == 2:
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_room_for_the_image)
+    first, second = ids(2)
+    with opened(tmp_path) as archive:
+        archive.keep(keepsake(first))
+        archive.keep(keepsake(second))
+    assert {path.stem for path in files(tmp_path)} == {second}
+    assert archive.bytes == sum(path.stat().st_size for path in files(tmp_path))
+
+
+def test_days_that_were_removed_by_hand_cost_no_image(tmp_path: Path) -> None:
+    drops: Counter[str] = Counter()
+    old, new = ids(3), new_id()
+    with opened(tmp_path, max_bytes=40_000, on_drop=lambda reason: drops.update([reason])) as archive:
+        for one in old:
+            archive.keep(keepsake(one))
+        wait_until(lambda: archive.bytes > 36_000)
+        shutil.rmtree(tmp_path / "2023")
+        archive.keep(keepsake(new))
+    assert drops == {}
+    assert {path.stem for path in files(tmp_path)} == {new}
 
 
 def test_half_written_files_of_an_earlier_run_are_removed(tmp_path: Path) -> None:
