@@ -2,8 +2,9 @@
 
 import asyncio
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Engine, create_engine, event, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -11,6 +12,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.records.inspection import Inspection
 from service.records.schema import from_row, inspections, metadata
 from service.records.writer import RecordError, RecordWriter
+
+_READERS: Final = 4
+"""Threads that read; with the writer's, as many connections as SQLAlchemy's pool keeps open."""
 
 
 class RecordStore:
@@ -31,6 +35,8 @@ class RecordStore:
             self.engine.dispose()
             raise RecordError(f"{path} cannot be used as the record database: {error.__cause__ or error}") from error
         self._writer = RecordWriter(self.engine)
+        # Their own: no picture that is drawn for a person may hold up the look for an earlier verdict.
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="record-reader")
 
     async def write(self, inspection: Inspection) -> None:
         """Write one inspection; when this returns, it survives a crash of the process or the machine.
@@ -43,16 +49,20 @@ class RecordStore:
 
     async def get(self, inspection_id: str) -> Inspection | None:
         """The inspection of that id, if there is one."""
-        return await asyncio.to_thread(self._first, inspections.c.id == inspection_id)
+        return await self._read(inspections.c.id == inspection_id)
 
     async def find(self, request_key: str) -> Inspection | None:
         """The inspection that a request with that key was answered with, if there is one."""
-        return await asyncio.to_thread(self._first, inspections.c.request_key == request_key)
+        return await self._read(inspections.c.request_key == request_key)
 
     def close(self) -> None:
         """Write what waits and close the database."""
         self._writer.close()
+        self._readers.shutdown()
         self.engine.dispose()
+
+    async def _read(self, condition: ColumnElement[bool]) -> Inspection | None:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._first, condition)
 
     def _first(self, condition: ColumnElement[bool]) -> Inspection | None:
         with self.engine.connect() as connection:
@@ -62,7 +72,7 @@ class RecordStore:
 
 def _open_sqlite(path: Path) -> Engine:
     path.parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(f"sqlite:///{path}", max_overflow=-1)
+    engine = create_engine(f"sqlite:///{path}")
     event.listen(engine, "connect", _configure)
     return engine
 

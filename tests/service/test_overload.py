@@ -1,5 +1,6 @@
 import http.client
 import math
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -106,6 +107,25 @@ def test_client_that_leaves_takes_its_queued_work_along(
     wait_until(lambda: 'outcome="client-gone"' in line.http.get("/metrics").text)
     assert len(runtime.batches) == 3
     assert [row.verdict for row in recorded(line)] == ["pass"]
+
+
+def test_pictures_do_not_hold_up_inspections(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = f"/v1/inspections/{line.post(GOOD).json()['id']}/heatmap.png"
+    rendering, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: object) -> bytes:
+        rendering.release()
+        assert go_on.wait(60)
+        return b""
+
+    monkeypatch.setattr("service.routes.inspections.heatmap_png", slow)
+    with ThreadPoolExecutor(40) as viewers:
+        pictures = [viewers.submit(line.http.get, path) for _ in range(40)]
+        assert rendering.acquire(timeout=30)
+        inspected = line.post(GOOD, {"deadline_ms": 5000}, headers={"Idempotency-Key": "k"})
+        go_on.set()
+        assert all(picture.result().status_code == 200 for picture in pictures)
+    assert inspected.status_code == 200
 
 
 def test_engine_failure_is_an_error_that_is_recorded(line: Line, runtime: FakeRuntime) -> None:
