@@ -105,7 +105,6 @@ class Inspector:
                     decode_ms = elapsed_ms(started)
                     outcome = await self._score(prepared, submission.deadline)
             except (TimeoutError, DeadlinePassedError):
-                self._metrics.deadline_missed()
                 detail = f"no verdict {elapsed_ms(submission.arrival)} ms after arrival, when the deadline had passed"
                 raise Problem(problems.DEADLINE_PASSED, detail) from None
             except (ImageError, UnknownRecipeError, QueueFullError, SchedulerClosedError) as error:
@@ -114,7 +113,14 @@ class Inspector:
             case = Case(submission, recipe, prepared, decode_ms, self._bundle)
             if isinstance(outcome, EngineError):
                 raise await self._failed(case, str(outcome))
-            return await self._conclude(case, outcome)
+            reply = await self._conclude(case, outcome)
+        if time.monotonic() >= submission.deadline:
+            detail = (
+                f"the verdict was recorded as {reply.id}, but {elapsed_ms(submission.arrival)} ms after arrival, when "
+                "the deadline had passed; a retry with the same key gets it"
+            )
+            raise Problem(problems.DEADLINE_PASSED, detail, extensions={"id": reply.id})
+        return reply
 
     async def _score(self, prepared: Prepared, deadline: float) -> Scored | EngineError:
         try:

@@ -69,7 +69,7 @@ class ProblemDocument(BaseModel):
     status: int
     detail: str
     field: str | None = Field(default=None, description="Code 13: the field that is wrong.")
-    id: str | None = Field(default=None, description="Code 50: the recorded inspection.")
+    id: str | None = Field(default=None, description="Codes 41 and 50: the inspection, where it was recorded.")
 
 
 def respond(request: Request, problem: Problem) -> Response:

@@ -27,15 +27,20 @@ class Submission:
 
 
 async def read_submission(
-    request: Request, body: BodyReader, given: dict[str, str], *, arrival: float, default_deadline_ms: int
+    request: Request,
+    body: BodyReader,
+    given: dict[str, str],
+    fields: Fields,
+    *,
+    arrival: float,
+    default_deadline_ms: int,
 ) -> Submission:
-    """Read the rest of a request whose query and headers said `given`.
+    """Read the rest of a request whose query and headers said `given`, which `fields` are when validated.
 
     Raises:
         Problem: Codes 10, 11, 13, and 41 when the body did not come before the deadline.
         ClientDisconnect: The client left before the body was complete.
     """
-    fields = validate(given)
     deadline = _deadline(fields, arrival, default_deadline_ms)
     try:
         async with asyncio.timeout_at(deadline):

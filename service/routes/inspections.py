@@ -12,10 +12,10 @@ from atsnet.imaging import decode
 from service import examples
 from service.body import BodyReader
 from service.disconnect import cancelled_by_disconnect
-from service.fields import peek_trigger, url_and_header_fields
+from service.fields import peek_trigger, url_and_header_fields, validate
 from service.heatmap import heatmap_png, overlay_png
 from service.negotiation import result_line, wants_line
-from service.problems import UNKNOWN, Problem
+from service.problems import DEADLINE_PASSED, UNKNOWN, Problem
 from service.records.inspection import Inspection, is_id
 from service.reply import RecordDocument
 from service.routes.station import station_of
@@ -44,16 +44,19 @@ async def inspect(request: Request) -> Response:
     try:
         request.state.trigger = peek_trigger(request)
         given = url_and_header_fields(request)
-        name = given.get("station")
+        fields = validate(given)
+        name = fields.station
         with station.admitted():
             submission = await read_submission(
-                request, body, given, arrival=arrival, default_deadline_ms=station.settings.deadline_ms
+                request, body, given, fields, arrival=arrival, default_deadline_ms=station.settings.deadline_ms
             )
             name = submission.fields.station
             reply = await station.equipment.inspector.inspect(submission, cancelled_by_disconnect(request.receive))
         outcome = "replayed" if reply.replayed else reply.verdict
     except Problem as problem:
         outcome = problem.kind.slug
+        if problem.kind is DEADLINE_PASSED:
+            station.metrics.deadline_missed()
         log.warning("refused", code=problem.kind.code, status=problem.kind.status, detail=problem.detail, station=name)
         await body.discard()
         raise

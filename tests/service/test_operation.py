@@ -1,5 +1,6 @@
 import re
 
+import pytest
 from serving import DEFECTIVE, GOOD, Line
 from ulid import ULID
 
@@ -54,6 +55,12 @@ def test_clients_cannot_make_labels_without_end() -> None:
     assert text.count("inspect_requests_total{") == 65
     assert 'inspect_requests_total{outcome="pass",station="other"} 936.0' in text
     assert 'inspect_requests_total{outcome="pass",station="s0"} 2.0' in text
+
+
+@pytest.mark.parametrize("name", ["x" * 129, "a\x1b[31m"])
+def test_names_that_are_refused_are_no_labels(line: Line, name: str) -> None:
+    assert line.post(GOOD, {"station": name}).status_code == 422
+    assert samples(line)['inspect_requests_total{outcome="wrong-field",station=""}'] == 1
 
 
 def test_serials_are_no_labels(line: Line) -> None:

@@ -1,3 +1,4 @@
+import asyncio
 import http.client
 import math
 import threading
@@ -13,6 +14,7 @@ from sqlalchemy import select
 
 from atsnet.imaging import Float32Array, UInt8Array
 from model_export.bundle import Bundle
+from service.records.inspection import Inspection
 from service.records.schema import inspections
 from service.runtimes.fake import FakeRuntime
 from service.settings import Settings
@@ -49,6 +51,24 @@ def test_deadline_that_passes_while_the_network_runs(line: Line, runtime: FakeRu
     assert line.post(GOOD).status_code == 200
 
 
+def test_deadline_that_passes_while_the_verdict_is_recorded(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = line.station.equipment.records
+    write = records.write
+
+    async def slow(inspection: Inspection) -> None:
+        await write(inspection)
+        await asyncio.sleep(1.1)
+
+    monkeypatch.setattr(records, "write", slow)
+    key = {"Idempotency-Key": "k"}
+    late = line.post(GOOD, {"deadline_ms": 1000, "trigger": 4}, headers=key)
+    problem = late.json()
+    assert (late.status_code, problem["code"], problem["result"], problem["trigger"]) == (504, 41, 0, 4)
+    assert "inspect_deadline_missed_total 1.0" in line.http.get("/metrics").text
+    retry = line.post(GOOD, headers=key).json()
+    assert (retry["replayed"], retry["verdict"], retry["id"]) == (True, "pass", problem["id"])
+
+
 def test_what_expired_in_the_queue_is_not_computed(line: Line, runtime: FakeRuntime, pool: ThreadPoolExecutor) -> None:
     runtime.block()
     running_one = pool.submit(line.post, GOOD)
@@ -73,6 +93,7 @@ def test_body_that_does_not_come_misses_the_deadline(line: Line) -> None:
     connection.endheaders(b"a few bytes")
     assert connection.getresponse().status == 504
     connection.close()
+    assert "inspect_deadline_missed_total 1.0" in line.http.get("/metrics").text
 
 
 def test_too_many_are_refused_at_once_and_the_accepted_are_answered(
