@@ -61,7 +61,7 @@ class Scheduler:
 
     Args:
         runtime: What runs the network; told how to feed it by its description.
-        queue_size: Frames that may wait; those being computed do not count.
+        queue_size: Frames that may wait; those being computed, and as many as idle lanes will take, do not count.
         on_batch: Told the number of frames of every batch that is computed.
     """
 
@@ -75,6 +75,7 @@ class Scheduler:
         # Insertion-ordered, and a request that gives up leaves from the middle at once.
         self._waiting: dict[_Job, None] = {}
         self._running: set[_Job] = set()
+        self._idle_lanes = description.lanes
         self._arrived = asyncio.Condition()
         self._lanes: list[asyncio.Task[None]] = []
         self._threads = ThreadPoolExecutor(description.lanes, thread_name_prefix="lane")
@@ -105,7 +106,8 @@ class Scheduler:
         """
         if self._closed:
             raise SchedulerClosedError("the service is shutting down")
-        if len(self._waiting) >= self._queue_size:
+        # A burst is there before the idle lanes have taken any of it.
+        if len(self._waiting) >= self._queue_size + self._idle_lanes * self._max_batch:
             raise QueueFullError(f"{len(self._waiting)} inspections are waiting already")
         job = _Job(frame, deadline, time.monotonic(), asyncio.get_running_loop().create_future())
         self._waiting[job] = None
@@ -164,6 +166,7 @@ class Scheduler:
     async def _compute(self, batch: Sequence[_Job]) -> None:
         self._on_batch(len(batch))
         self._running.update(batch)
+        self._idle_lanes -= 1
         started = time.monotonic()
         try:
             scores, maps = await asyncio.get_running_loop().run_in_executor(
@@ -176,6 +179,7 @@ class Scheduler:
             return
         finally:
             self._running.difference_update(batch)
+            self._idle_lanes += 1
         inference_s = time.monotonic() - started
         for job, score, anomaly_map in zip(batch, scores, maps, strict=True):
             if not job.answer.done():

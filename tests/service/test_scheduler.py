@@ -108,6 +108,15 @@ def test_full_queue_refuses_and_recovers(bundle: Bundle) -> None:
     run(bundle, scenario, queue_size=2)
 
 
+def test_burst_on_idle_lanes_is_not_refused(bundle: Bundle) -> None:
+    async def scenario(scheduler: Scheduler, _: FakeRuntime) -> None:
+        tasks = await submitted(scheduler, 4)
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [Scored, Scored, Scored, QueueFullError]
+
+    run(bundle, scenario, lanes=2, queue_size=1)
+
+
 def test_expired_and_cancelled_frames_are_not_computed(bundle: Bundle) -> None:
     async def scenario(scheduler: Scheduler, runtime: FakeRuntime) -> None:
         runtime.block()
