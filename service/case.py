@@ -48,7 +48,6 @@ class Case:
     ) -> Inspection:
         """The record of an outcome."""
         fields, manifest, recipe = self.submission.fields, self.bundle.manifest, self.recipe
-        image_height, image_width = self.prepared.image.shape[:2]
         return Inspection(
             id=new_id(),
             created=datetime.now(UTC) - timedelta(seconds=time.monotonic() - self.submission.arrival),
@@ -71,8 +70,8 @@ class Case:
             regions=regions,
             timing=timing,
             image_sha256=self.prepared.sha256,
-            image_width=image_width,
-            image_height=image_height,
+            image_width=self.prepared.width,
+            image_height=self.prepared.height,
             layout=FrameLayout(geometry=manifest.input, placement=self.prepared.frame.placement),
             detail=detail,
         )

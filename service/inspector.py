@@ -10,7 +10,7 @@ from typing import Final, ParamSpec, TypeVar
 
 import structlog
 
-from atsnet.imaging import Float32Array, ImageError, ImageTooLargeError, NotAnImageError, UInt8Array
+from atsnet.imaging import Float32Array, ImageError, ImageTooLargeError, NotAnImageError
 from model_export.bundle import Bundle
 from service import problems
 from service.archive import Archive, Keepsake
@@ -163,7 +163,7 @@ class Inspector:
             raise Problem(problems.FAILED, str(error)) from error
         record_ms = elapsed_ms(handed_over)
         self._archive.keep(Keepsake(inspection.id, case.prepared.file, scored.anomaly_map))
-        heatmap = await self._picture(case.submission, inspection, case.prepared.image, scored.anomaly_map)
+        heatmap = await self._picture(case.submission, inspection, scored.anomaly_map)
         timing = case.timing(scored, record_ms)
         self._metrics.verdict(inspection.recipe, judgement.verdict, judgement.score, timing)
         _log(inspection, timing)
@@ -197,27 +197,23 @@ class Inspector:
         if submission.fields.heatmap != "none":
             anomaly_map = await asyncio.to_thread(self._archive.anomaly_map, earlier.id)
             if anomaly_map is not None:
-                image = await self._in_thread(self._decode, submission)
-                heatmap = await self._picture(submission, earlier, image, anomaly_map)
+                heatmap = await self._picture(submission, earlier, anomaly_map)
         log.info("replayed", id=earlier.id, verdict=earlier.verdict, station=earlier.station, serial=earlier.serial)
         return earlier.reply(replayed=True, heatmap=heatmap)
 
-    async def _picture(
-        self, submission: Submission, inspection: Inspection, image: UInt8Array, anomaly_map: Float32Array
-    ) -> str | None:
-        kind = submission.fields.heatmap
-        layout = inspection.layout
-        if kind == "none":
+    async def _picture(self, submission: Submission, inspection: Inspection, anomaly_map: Float32Array) -> str | None:
+        if submission.fields.heatmap == "none":
             return None
-        if kind == "overlay":
-            png = await self._in_thread(overlay_png, image, anomaly_map, layout.placement, layout.geometry)
-        else:
-            height, width = inspection.image_height, inspection.image_width
-            png = await self._in_thread(heatmap_png, anomaly_map, layout.placement, layout.geometry, height, width)
+        png = await self._in_thread(self._draw, submission, inspection, anomaly_map)
         return base64.b64encode(png).decode("ascii")
 
-    def _decode(self, submission: Submission) -> UInt8Array:
-        return measure(submission.image, submission.fields.raw_layout, self._max_pixels).decode(self._max_pixels)
+    def _draw(self, submission: Submission, inspection: Inspection, anomaly_map: Float32Array) -> bytes:
+        layout = inspection.layout
+        if submission.fields.heatmap == "png":
+            height, width = inspection.image_height, inspection.image_width
+            return heatmap_png(anomaly_map, layout.placement, layout.geometry, height, width)
+        measured = measure(submission.image, submission.fields.raw_layout, self._max_pixels)
+        return overlay_png(measured.decode(self._max_pixels), anomaly_map, layout.placement, layout.geometry)
 
     async def _in_thread(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))

@@ -75,7 +75,10 @@ class Measured:
         layout = self.file.layout
         if layout is not None:
             return decode_raw(self.file.data, layout.width, layout.height, layout.format)
-        return decode(self.file.data, max_pixels=max_pixels)
+        try:
+            return decode(self.file.data, max_pixels=max_pixels)
+        except cv2.error as error:  # OpenCV raises on some damaged files where it answers None to others
+            raise NotAnImageError("the image is cut short or damaged") from error
 
 
 def measure(data: bytes, layout: RawLayout | None, max_pixels: int) -> Measured:

@@ -3,9 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-import cv2
-
-from atsnet.imaging import Frame, ImageError, InputGeometry, NotAnImageError, UInt8Array, to_frame
+from atsnet.imaging import Frame, ImageError, InputGeometry, to_frame
 from service.picture import ImageFile, measure
 from service.recipes import Recipe
 from service.submission import Submission
@@ -13,13 +11,13 @@ from service.submission import Submission
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A submitted image, ready for the network."""
+    """A submitted image, ready for the network; its pixels at full size are gone, since many may wait."""
 
     file: ImageFile
     sha256: str
     """Of the image as it was sent."""
-    image: UInt8Array
-    """`uint8 [H, W]` or `uint8 [H, W, 3]` (BGR)."""
+    height: int
+    width: int
     frame: Frame
 
 
@@ -37,12 +35,9 @@ def prepare(submission: Submission, recipe: Recipe, geometry: InputGeometry, max
             f"size gate of recipe {recipe.name!r}: the image is {measured.width}x{measured.height} pixels, "
             f"each side needs at least {recipe.min_side}"
         )
-    try:
-        image = measured.decode(max_pixels)
-    except cv2.error as error:  # OpenCV raises on some damaged files where it answers None to others
-        raise NotAnImageError("the image is cut short or damaged") from error
-    frame = to_frame(image, geometry, recipe.roi)
-    return Prepared(measured.file, sha256_of(submission), image, frame)
+    image = measured.decode(max_pixels)
+    height, width = image.shape[:2]
+    return Prepared(measured.file, sha256_of(submission), height, width, to_frame(image, geometry, recipe.roi))
 
 
 def sha256_of(submission: Submission) -> str:
