@@ -82,6 +82,10 @@ PROBLEMS: Final[dict[str, dict[str, Any]]] = {
 }
 """What goes wrong, and the answer to it."""
 
+RETRY_AFTER: Final = {
+    "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 1}}
+}
+
 _LINE: Final = "2;0;123;1562500;01JD8Z7Q4N5R6S7T8V9W0X1Y2Z\n"
 
 
@@ -90,8 +94,14 @@ def _problem_responses() -> dict[int | str, dict[str, Any]]:
     for name, value in PROBLEMS.items():
         response = responses.setdefault(
             value["status"],
-            {"description": value["title"], "model": ProblemDocument, "content": {MEDIA_TYPE: {"examples": {}}}},
+            {
+                "description": value["title"],
+                "model": ProblemDocument,
+                "content": {MEDIA_TYPE: {"examples": {}}, "text/plain": {"schema": {"type": "string"}}},
+            },
         )
+        if value["code"] == problems.OVERLOADED.code:
+            response["headers"] = RETRY_AFTER
         response["content"][MEDIA_TYPE]["examples"][name] = {"value": value}
     return responses
 
@@ -107,8 +117,12 @@ RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     },
     **_problem_responses(),
 }
-NOT_FOUND: Final[dict[int | str, dict[str, Any]]] = {
-    404: {"model": ProblemDocument, "description": problems.UNKNOWN.title}
+NOT_READY: Final[dict[int | str, dict[str, Any]]] = {
+    503: {"model": ProblemDocument, "description": problems.NOT_READY.title, "headers": RETRY_AFTER}
+}
+READING: Final[dict[int | str, dict[str, Any]]] = {
+    404: {"model": ProblemDocument, "description": problems.UNKNOWN.title},
+    **NOT_READY,
 }
 
 

@@ -78,7 +78,7 @@ async def inspect(request: Request) -> Response:
     "/{inspection_id}",
     summary="Read an inspection back",
     response_class=Response,
-    responses={200: {"model": RecordDocument}, **examples.NOT_FOUND},
+    responses={200: {"model": RecordDocument}, **examples.READING},
 )
 async def read(request: Request, inspection_id: str) -> Response:
     """The record of an inspection: its answer, with what inspected it and what the image was."""
@@ -92,7 +92,7 @@ async def read(request: Request, inspection_id: str) -> Response:
     "/{inspection_id}/image",
     summary="The image as it was sent",
     response_class=Response,
-    responses={200: {"content": {"image/*": {}}, "description": "The image file"}, **examples.NOT_FOUND},
+    responses={200: {"content": {"image/*": {}}, "description": "The image file"}, **examples.READING},
 )
 async def image(request: Request, inspection_id: str) -> Response:
     """The kept image, byte for byte; bare pixels come back as PNG."""
@@ -107,7 +107,7 @@ async def image(request: Request, inspection_id: str) -> Response:
     "/{inspection_id}/heatmap.png",
     summary="The anomaly map in colours",
     response_class=Response,
-    responses={200: {"content": {"image/png": {}}, "description": "The picture"}, **examples.NOT_FOUND},
+    responses={200: {"content": {"image/png": {}}, "description": "The picture"}, **examples.READING},
 )
 async def heatmap(request: Request, inspection_id: str) -> Response:
     """The anomaly map in the image's layout, on one scale for all images: black is 0, brightest twice the threshold."""
@@ -118,7 +118,7 @@ async def heatmap(request: Request, inspection_id: str) -> Response:
     "/{inspection_id}/overlay.png",
     summary="The anomaly map over the image",
     response_class=Response,
-    responses={200: {"content": {"image/png": {}}, "description": "The picture"}, **examples.NOT_FOUND},
+    responses={200: {"content": {"image/png": {}}, "description": "The picture"}, **examples.READING},
 )
 async def overlay(request: Request, inspection_id: str) -> Response:
     """The image with the anomaly map over it and a line around what is above the threshold."""

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter, Request, Response
 
+from service import examples
 from service.metrics import CONTENT_TYPE
-from service.problems import ProblemDocument
 from service.routes.station import station_of
 
 router = APIRouter(tags=["operation"])
@@ -18,10 +18,10 @@ async def livez() -> dict[str, str]:
 @router.get(
     "/readyz",
     summary="Inspections are accepted",
-    responses={503: {"model": ProblemDocument, "description": "Starting, draining or failed; `detail` says which"}},
+    responses=examples.NOT_READY,
 )
 async def readyz(request: Request) -> dict[str, str]:
-    """200 when the bundle is loaded, its golden samples passed and inspections are accepted."""
+    """200 when the bundle is loaded, its golden samples passed and inspections are accepted; else `detail` says why."""
     station = station_of(request)
     station.check_ready()
     return {"status": "ready", "bundle": station.settings.bundle, "digest": station.equipment.bundle.digest}

@@ -121,11 +121,34 @@ def test_errors_are_problems_on_every_route(line: Line) -> None:
         for operation in path.values():
             for status, response in operation["responses"].items():
                 if int(status) >= 400:
-                    assert list(response["content"]) == ["application/problem+json"]
+                    assert set(response["content"]) - {"text/plain"} == {"application/problem+json"}
                     schema = response["content"]["application/problem+json"]["schema"]
                     assert schema == {"$ref": "#/components/schemas/ProblemDocument"}
     assert {"Reply", "RecordDocument", "ProblemDocument"} <= set(openapi["components"]["schemas"])
     assert "HTTPValidationError" not in openapi["components"]["schemas"]
+
+
+def test_refusals_that_end_say_when_to_try_again(line: Line) -> None:
+    paths = line.http.get("/openapi.json").json()["paths"]
+    refusing = {
+        f"{method} {path} {status}"
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+        for status, response in operation["responses"].items()
+        if "Retry-After" in response.get("headers", {})
+    }
+    record = "/v1/inspections/{inspection_id}"
+    assert refusing == {
+        "post /v1/inspections 429",
+        "post /v1/inspections 503",
+        "get /readyz 503",
+        *(f"get {record}{picture} 503" for picture in ("", "/image", "/heatmap.png", "/overlay.png")),
+    }
+
+
+def test_problems_in_one_line_are_described(line: Line) -> None:
+    responses = document(line)["responses"]
+    assert all("text/plain" in response["content"] for response in responses.values())
 
 
 def test_every_field_is_described(line: Line) -> None:
