@@ -31,12 +31,18 @@ class Client:
     Args:
         url: Where the service listens, such as `http://127.0.0.1:8000`.
         timeout_s: Longest wait for any one answer.
+
+    Raises:
+        ServiceError: The address is none.
     """
 
     def __init__(self, url: str, timeout_s: float = 60.0) -> None:
         self._url = url
         # The service is on this line's network: a proxy from the environment would be a detour at best.
-        self._http = httpx.Client(base_url=url, timeout=timeout_s, trust_env=False)
+        try:
+            self._http = httpx.Client(base_url=url, timeout=timeout_s, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise ServiceError(f"{url} is no address: {error}") from error
 
     def inspect(
         self,

@@ -1,4 +1,5 @@
 import base64
+import re
 
 import pytest
 from serving import DEFECTIVE, GOOD, Line
@@ -41,6 +42,12 @@ def test_nobody_answers() -> None:
     with bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
     with Client(f"http://127.0.0.1:{port}") as client, pytest.raises(ServiceError, match=f"127.0.0.1:{port}"):
+        client.inspect(GOOD)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:80a", "http://[::1", "127.0.0.1:8000"])
+def test_what_is_no_address_is_named(url: str) -> None:
+    with pytest.raises(ServiceError, match=re.escape(url)), Client(url) as client:
         client.inspect(GOOD)
 
 
