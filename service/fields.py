@@ -80,7 +80,7 @@ def url_and_header_fields(request: Request) -> dict[str, str]:
     _collect(given, _inspection_headers(request.headers.items()), "header")
     key = request.headers.get(KEY_HEADER)
     if key:
-        given["idempotency_key"] = key
+        given["idempotency_key"] = _text(key)
     return given
 
 
@@ -144,7 +144,15 @@ def _collect(given: dict[str, str], items: Iterable[tuple[str, str]], source: st
 def _inspection_headers(headers: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     for name, value in headers:
         if name.startswith(HEADER_PREFIX):
-            yield name.removeprefix(HEADER_PREFIX).replace("-", "_"), value
+            yield name.removeprefix(HEADER_PREFIX).replace("-", "_"), _text(value)
+
+
+def _text(header: str) -> str:
+    """What a client meant by a header that came as Latin-1, the protocol's own encoding: UTF-8, if it can be that."""
+    try:
+        return header.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        return header
 
 
 def _wrong(field: str, detail: str) -> Problem:

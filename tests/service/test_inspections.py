@@ -57,6 +57,12 @@ def test_fields_are_taken_from_headers(line: Line) -> None:
     assert (reply["serial"], reply["trigger"], reply["verdict"]) == ("A0001", 12, "pass")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_headers_may_be_utf_8(line: Line, encoding: str) -> None:
+    headers = {b"X-Inspection-Serial": "Äé1".encode(encoding), b"Idempotency-Key": "Ä".encode(encoding)}
+    assert line.post(GOOD, headers=headers).json()["serial"] == "Äé1"
+
+
 def test_empty_fields_count_as_not_given(line: Line) -> None:
     reply = line.post(GOOD, {"serial": "", "trigger": "", "recipe": ""}).json()
     assert (reply["serial"], reply["trigger"], reply["recipe"]) == (None, None, "tec-grain")
