@@ -53,7 +53,8 @@ async def read_submission(
     else:
         parts = parse_form(content, boundary)
         if IMAGE_PART not in parts:
-            detail = f"the form has no part {IMAGE_PART!r}; has: {', '.join(parts) or 'none'}"
+            names = ", ".join(repr(name[:80]) for name in parts) or "none"
+            detail = f"the form has no part {IMAGE_PART!r}; has: {names}"
             raise Problem(WRONG_FIELD, detail, extensions={"field": IMAGE_PART})
         image = parts.pop(IMAGE_PART)
         if "trigger" in parts:

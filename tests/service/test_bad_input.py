@@ -177,6 +177,12 @@ def test_wrong_forms(line: Line, request_parts: dict[str, Any], code: int, field
     assert problem.get("field") == field
 
 
+def test_names_of_parts_are_shown_short_and_printable(line: Line) -> None:
+    problem = check(line.http.post("/v1/inspections", **form((disposition("\x1b[31m" + "x" * 2000), GOOD))), 422, 13)
+    assert problem["detail"].isprintable()
+    assert len(problem["detail"]) < 200
+
+
 def test_trigger_of_a_form_is_echoed_by_its_problem(line: Line) -> None:
     request = form((disposition("trigger"), b"77"), (disposition("image"), b"no image"))
     check(line.http.post("/v1/inspections", **request), 400, 10, trigger=77)
