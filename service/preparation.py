@@ -3,8 +3,8 @@
 import hashlib
 from dataclasses import dataclass
 
-from atsnet.imaging import Frame, ImageError, InputGeometry, to_frame
-from service.picture import ImageFile, measure
+from atsnet.imaging import Frame, ImageError, InputGeometry, UInt8Array, to_frame
+from service.picture import ImageFile, Measured, measure
 from service.recipes import Recipe
 from service.submission import Submission
 
@@ -19,6 +19,11 @@ class Prepared:
     height: int
     width: int
     frame: Frame
+
+    @property
+    def image(self) -> UInt8Array:
+        """The pixels at full size, decoded afresh: `uint8 [H, W]` or `uint8 [H, W, 3]` (BGR)."""
+        return Measured(self.file, self.width, self.height).decode(self.width * self.height)
 
 
 def prepare(submission: Submission, recipe: Recipe, geometry: InputGeometry, max_pixels: int) -> Prepared:

@@ -19,8 +19,10 @@ def test_what_waits_for_a_session_is_the_frame_and_not_the_image(monkeypatch: py
         return to_frame(image, geometry, roi)
 
     monkeypatch.setattr(preparation, "to_frame", watched)
-    submission = Submission(encode(np.zeros((1000, 2000), np.uint8)), Fields(), arrival=0, deadline=1)
+    pixels = np.random.default_rng(0).integers(0, 256, (1000, 2000), np.uint8)
+    submission = Submission(encode(pixels), Fields(), arrival=0, deadline=1)
     recipe = Recipe(name="r", version=1, bundle="b/1")
     prepared = preparation.prepare(submission, recipe, GEOMETRY, max_pixels=10**7)
     assert (prepared.height, prepared.width, prepared.frame.pixels.shape) == (1000, 2000, (256, 256, 2))
     assert [image() for image in images] == [None]
+    np.testing.assert_array_equal(prepared.image, pixels)
