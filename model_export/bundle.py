@@ -42,7 +42,7 @@ class BundleError(Exception):
     """A bundle is missing, incomplete, altered or of another schema; the message names the file."""
 
 
-class GoldenMismatchError(Exception):
+class GoldenMismatchError(BundleError):
     """An answer to a golden sample is not the one that the bundle was validated with; the message has the figures."""
 
 
