@@ -14,8 +14,9 @@ from service.body import BodyReader
 from service.disconnect import cancelled_by_disconnect
 from service.fields import peek_trigger, url_and_header_fields, validate
 from service.heatmap import heatmap_png, overlay_png
+from service.inspector import RETRY_AFTER_S
 from service.negotiation import result_line, wants_line
-from service.problems import DEADLINE_PASSED, UNKNOWN, Problem
+from service.problems import DEADLINE_PASSED, NOT_READY, UNKNOWN, Problem
 from service.records.inspection import Inspection, is_id
 from service.reply import RecordDocument
 from service.routes.station import station_of
@@ -64,6 +65,10 @@ async def inspect(request: Request) -> Response:
         outcome = "client-gone"
         log.warning("client_gone", station=name)
         return Response(status_code=499)
+    except asyncio.CancelledError:  # the server stops, and its patience is at an end
+        outcome = NOT_READY.slug
+        detail = "the service shut down before the inspection was finished"
+        raise Problem(NOT_READY, detail, retry_after_s=RETRY_AFTER_S) from None
     finally:
         station.metrics.request(name, outcome)
     headers = {"Cache-Control": "no-store"}

@@ -1,5 +1,6 @@
 """The server as a process of its own: signals, crashes and what it says at start."""
 
+import http.client
 import os
 import signal
 import socket
@@ -133,6 +134,24 @@ def test_runtime_that_hangs_does_not_outlive_the_grace_time(tmp_path: Path) -> N
         server.process.terminate()
         assert server.process.wait(30) == 5
         assert (hung.result().status_code, hung.result().json()["code"]) == (503, 40)
+
+
+@pytest.mark.usefixtures("weights")
+def test_body_that_never_ends_is_refused_in_the_end(tmp_path: Path) -> None:
+    with started(tmp_path, grace_seconds=0.3) as server:
+        connection = http.client.HTTPConnection(server.http.base_url.netloc.decode(), timeout=30)
+        connection.putrequest("POST", "/v1/inspections?trigger=3")
+        connection.putheader("Content-Length", "1000")
+        connection.endheaders(b"a few bytes")
+        server.post()  # its answer says that the head of the other request has been read as well
+        server.process.terminate()
+        response = connection.getresponse()
+        problem = orjson.loads(response.read())
+        connection.close()
+        assert (response.status, problem["code"], problem["trigger"]) == (503, 40, 3)
+        assert response.headers["Retry-After"] == "1"
+        assert server.process.wait(30) == 5
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 @pytest.mark.usefixtures("weights")
