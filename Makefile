@@ -13,7 +13,7 @@ help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/runtime-installed  ## Start the service with the committed bundle; HOST= and PORT= change the address
-	@exec $(BIN)/atsnet serve --host $(HOST) --port $(PORT)
+	@exec $(BIN)/atsnet serve --host $(HOST) --port $(PORT) --log-format console
 
 test: .venv/tests-installed  ## Run every test that needs no GPU
 	$(BIN)/python -m pytest

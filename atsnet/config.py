@@ -59,9 +59,9 @@ class TrainingConfig(_Frozen):
 
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=16, gt=0)
-    stage1_steps: int = Field(default=400, gt=0)
+    stage1_steps: int = Field(default=200, gt=0)
     stage1_learning_rate: float = Field(default=1e-3, gt=0)
-    stage2_steps: int = Field(default=1500, gt=0)
+    stage2_steps: int = Field(default=600, gt=0)
     stage2_learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     warmup_steps: int = Field(default=100, ge=0)
@@ -71,7 +71,7 @@ class TrainingConfig(_Frozen):
     """Share of the normal images kept out of training, for the channel weights, quantiles and thresholds."""
     bfloat16: bool = True
     """Compute the frozen trunk and the student in bfloat16 where that is faster; weights and losses stay float32."""
-    checkpoint_every: int = Field(default=500, gt=0)
+    checkpoint_every: int = Field(default=200, gt=0)
 
 
 class CalibrationConfig(_Frozen):

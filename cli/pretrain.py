@@ -15,7 +15,7 @@ from cli.exit_codes import ExitCode
 from cli.output import messages, print_json
 
 EXAMPLES = """Examples:
-  atsnet pretrain --out weights/trunk.safetensors --steps 5000
+  atsnet pretrain --out weights/trunk.safetensors --steps 3000
   atsnet pretrain --out line.safetensors --images /data/line --objective vicreg --start weights/trunk.safetensors"""
 
 
