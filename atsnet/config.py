@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
 
 from atsnet.imaging import InputGeometry
 
@@ -37,6 +37,8 @@ class NetworkConfig(_Frozen):
     coupling_clamp: float = Field(default=2.0, gt=0)
     """Largest absolute log-scale of the coupling."""
     ema_momentum: float = Field(default=0.99, gt=0, lt=1)
+    scale_weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (1.0, 1.0, 1.0)
+    """Weight of each scale in the anomaly map, from the fine scale to the coarse."""
     smoothing_sigma: float = Field(default=1.0, gt=0)
     """Gaussian smoothing of the anomaly map, in map pixels (4 frame pixels each)."""
     score_fraction: float = Field(default=0.01, gt=0, le=1)
@@ -91,6 +93,8 @@ class Config(_Frozen):
 
     @model_validator(mode="after")
     def _attention_fits(self) -> "Config":
+        if not sum(self.network.scale_weights) > 0:
+            raise ValueError("network.scale_weights needs a positive number")
         for width in (self.network.student_width, self.network.student_width // 2):
             if width % self.network.heads:
                 raise ValueError(f"network.heads = {self.network.heads} does not divide the student's {width} channels")

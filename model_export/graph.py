@@ -71,16 +71,15 @@ class Tail(nn.Module):
         if not map_threshold > 0:
             raise ValueError(f"the map threshold must be positive, not {map_threshold}")
         self.score_fraction = source.score_fraction
-        scales = len(source.offsets)
         self.weigh = nn.ModuleList()
-        for index in range(scales):
+        for index in range(len(source.offsets)):
             weight: Tensor = getattr(source, f"channel_weight_{index}").double()
-            gain, offset = source.gains[index].double(), source.offsets[index].double()
+            gain, offset = source.gains[index].double() * source.shares[index], source.offsets[index].double()
             weigh = nn.Conv2d(len(weight), 1, 1)
             assert weigh.bias is not None
             with torch.no_grad():
-                weigh.weight.copy_((weight * gain / (len(weight) * scales)).view(1, -1, 1, 1))
-                weigh.bias.copy_((-offset * gain / scales).view(1))
+                weigh.weight.copy_((weight * gain / len(weight)).view(1, -1, 1, 1))
+                weigh.bias.copy_((-offset * gain).view(1))
             self.weigh.append(weigh.requires_grad_(False))
         self.register_buffer("kernel", source.kernel.clone())
         self.register_buffer("threshold", torch.tensor(map_threshold, dtype=torch.float32))

@@ -24,9 +24,15 @@ class AnomalyMap(nn.Module):
     gains: Tensor
     kernel: Tensor
 
-    def __init__(self, smoothing_sigma: float, score_fraction: float) -> None:
+    def __init__(
+        self,
+        smoothing_sigma: float,
+        score_fraction: float,
+        scale_weights: Sequence[float] = (1.0,) * len(SCALE_CHANNELS),
+    ) -> None:
         super().__init__()
         self.score_fraction = score_fraction
+        self.shares = tuple(weight / sum(scale_weights) for weight in scale_weights)
         for index, channels in enumerate(SCALE_CHANNELS):
             self.register_buffer(f"channel_weight_{index}", torch.ones(channels))
         self.register_buffer("offsets", torch.zeros(len(SCALE_CHANNELS)))
@@ -47,9 +53,9 @@ class AnomalyMap(nn.Module):
         size = (inspect.shape[1], inspect.shape[2])
         fused = torch.zeros_like(inspect, dtype=torch.float32).unsqueeze(1)
         for index, distance in enumerate(self.distances(teacher, student)):
-            normalised = (distance - self.offsets[index]) * self.gains[index]
+            normalised = (distance - self.offsets[index]) * (self.gains[index] * self.shares[index])
             fused = fused + _resize(normalised.unsqueeze(1), size)
-        fused = torch.clamp(fused / len(teacher), min=0)
+        fused = torch.clamp(fused, min=0)
         anomaly_map = smooth_inspected(fused, inspect.unsqueeze(1), self.kernel).squeeze(1)
         return self.score(anomaly_map), anomaly_map
 

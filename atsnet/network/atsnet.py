@@ -36,7 +36,7 @@ class AtsNet(nn.Module):
         self.student = Student(
             config.student_width, config.heads, config.window, config.grid, config.dropout, config.noise
         )
-        self.anomaly_map = AnomalyMap(config.smoothing_sigma, config.score_fraction)
+        self.anomaly_map = AnomalyMap(config.smoothing_sigma, config.score_fraction, config.scale_weights)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:

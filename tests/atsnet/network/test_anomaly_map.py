@@ -46,6 +46,13 @@ def test_scales_are_normalised_and_averaged() -> None:
     assert score.item() == pytest.approx(expected)
 
 
+def test_scales_count_by_their_weights() -> None:
+    anomaly_map = AnomalyMap(NARROW, 1.0, (3.0, 1.0, 0.0))
+    teacher = [torch.full_like(x, value) for x, value in zip(latents(), (1.0, 2.0, 100.0), strict=True)]
+    _, result = anomaly_map(teacher, latents(), everything())
+    assert torch.allclose(result, torch.full((1, 8, 8), 0.75 * 1 + 0.25 * 4))
+
+
 def test_a_fine_residual_stays_where_it_is() -> None:
     anomaly_map = AnomalyMap(NARROW, 1 / 64)
     student = latents()
