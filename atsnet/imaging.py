@@ -129,7 +129,8 @@ def read_header(data: bytes) -> ImageHeader:
 def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> UInt8Array:
     """Decode a JPEG, PNG, BMP or TIFF file, 8 or 16 bits a channel, grey, colour, CMYK or with alpha.
 
-    The orientation tag is ignored: a camera over a line has none, and a part must not turn with its metadata.
+    The orientation tag of a JPEG or PNG is ignored: a camera over a line has none, and a part must not turn with its
+    metadata. OpenCV applies that of a TIFF, whatever it is told.
 
     Returns:
         `uint8 [H, W]` for a grey file, `uint8 [H, W, 3]` in BGR order for a coloured one. 16-bit values are scaled
