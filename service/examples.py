@@ -35,17 +35,7 @@ REPLY: Final[dict[str, Any]] = {
 
 
 def _problem(kind: Kind, detail: str, trigger: int | None = 123, **extensions: str) -> dict[str, Any]:
-    return {
-        "v": 1,
-        "trigger": trigger,
-        "result": kind.result,
-        "code": kind.code,
-        "type": f"urn:atsnet:problem:{kind.slug}",
-        "title": kind.title,
-        "status": kind.status,
-        "detail": detail,
-        **extensions,
-    }
+    return problems.document(kind, detail, trigger, **extensions)
 
 
 PROBLEMS: Final[dict[str, dict[str, Any]]] = {

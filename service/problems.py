@@ -82,7 +82,13 @@ def respond(request: Request, problem: Problem) -> Response:
     if wants_line(request):
         line = result_line(kind.result, kind.code, trigger, None, problem.extensions.get("id"))
         return Response(line, kind.status, headers, media_type="text/plain")
-    document = {
+    body = orjson.dumps(document(kind, problem.detail, trigger, **problem.extensions))
+    return Response(body, kind.status, headers, media_type=MEDIA_TYPE)
+
+
+def document(kind: Kind, detail: str, trigger: int | None, **extensions: str) -> dict[str, Any]:
+    """The JSON document of a problem, its keys in the contract's order."""
+    return {
         "v": 1,
         "trigger": trigger,
         "result": kind.result,
@@ -90,10 +96,9 @@ def respond(request: Request, problem: Problem) -> Response:
         "type": f"urn:atsnet:problem:{kind.slug}",
         "title": kind.title,
         "status": kind.status,
-        "detail": problem.detail,
-        **problem.extensions,
+        "detail": detail,
+        **extensions,
     }
-    return Response(orjson.dumps(document), kind.status, headers, media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
