@@ -28,6 +28,9 @@ class Trainer:
 
     The same configuration, frames and trunk give the same bits on one machine, also when training is interrupted
     and resumed from a checkpoint in between.
+
+    Notes:
+        Only ever run on CPUs so far; the device is passed through, but no GPU has trained with it yet.
     """
 
     def __init__(
