@@ -23,7 +23,6 @@ from atsnet.network.backbone import BackboneKeyError, ResNet18Trunk
 from atsnet.progress import Reporter, silent
 from atsnet.training.run_directory import BackboneSource
 
-REGISTRY_NAME: Final = "backbones.json"
 _UNKNOWN: Final = "unknown"
 _SOURCE_KEY: Final = "atsnet.backbone"
 

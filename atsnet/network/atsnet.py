@@ -57,8 +57,7 @@ class AtsNet(nn.Module):
         """
         images, inspect = self.unpack(frames)
         features = self.standardise(self.backbone(images))
-        latents = [coupling(x)[0] for coupling, x in zip(self.couplings, features, strict=True)]
-        score, anomaly_map = self.anomaly_map(latents, self.student(features), inspect)
+        score, anomaly_map = self.anomaly_map(self.latents(features), self.student(features), inspect)
         return score, anomaly_map
 
     def unpack(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,3 +81,7 @@ class AtsNet(nn.Module):
     def standardise(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Normalise the backbone's features by the moving averages."""
         return [norm(x) for norm, x in zip(self.norms, features, strict=True)]
+
+    def latents(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """The teacher's word on standardised features: each scale through its coupling, shapes kept."""
+        return [coupling(x)[0] for coupling, x in zip(self.couplings, features, strict=True)]

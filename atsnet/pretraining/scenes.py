@@ -44,11 +44,6 @@ class SceneDataset(Dataset[tuple[Tensor, list[Tensor]]]):
         self.length, self.size, self.classes, self.seed = length, size, classes, seed
         self.bank = texture_bank(classes, tiles, seed)
 
-    @property
-    def label_count(self) -> int:
-        """Number of classes: the textures and the marks."""
-        return self.classes + len(MARKS)
-
     def __len__(self) -> int:
         return self.length
 

@@ -47,8 +47,7 @@ def _latents(
     for start in range(0, len(frames), batch_size):
         images, inspect = network.unpack(torch.from_numpy(frames[start : start + batch_size]).to(device))
         features = network.standardise(network.backbone(images.contiguous(memory_format=torch.channels_last)))
-        teacher = [coupling(x)[0] for coupling, x in zip(network.couplings, features, strict=True)]
-        yield teacher, network.student(features), inspect
+        yield network.latents(features), network.student(features), inspect
 
 
 def _at(inspect: Tensor, latents: Tensor) -> Tensor:

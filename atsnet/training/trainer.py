@@ -143,7 +143,7 @@ class Trainer:
                 self.network.update_norms(raw)
             features = self.network.standardise(raw)
             if stage == 2:
-                teacher = [coupling(x)[0] for coupling, x in zip(self.network.couplings, features, strict=True)]
+                teacher = self.network.latents(features)
         if stage == 1:
             return teacher_terms(self.network, features)
         with self._fast():
