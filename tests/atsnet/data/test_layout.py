@@ -3,13 +3,44 @@ from pathlib import Path
 import pytest
 
 from atsnet.data.grains import write_grain_set
-from atsnet.data.layout import DataError, Sample, find_dataset, fingerprint, split_holdout
+from atsnet.data.layout import DataError, Dataset, Sample, find_dataset, find_datasets, fingerprint, split_holdout
 
 
 def _touch(root: Path, *names: str) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(name.encode())
+
+
+def _labels(dataset: Dataset) -> dict[str, str]:
+    return {sample.name: sample.label for sample in dataset.test}
+
+
+def _masks(dataset: Dataset) -> dict[str, str]:
+    found = {sample.name: sample.mask for sample in dataset.test}
+    return {name: mask.relative_to(dataset.root).as_posix() for name, mask in found.items() if mask}
+
+
+def _visa(root: Path, *rows: str, header: str = "object,split,label,image,mask") -> None:
+    """VisA as published: two objects, and a table that splits them."""
+    for name in ("candle", "pcb1"):
+        _touch(root, *(f"{name}/Data/Images/Normal/{index:03d}.JPG" for index in range(4)))
+        _touch(root, f"{name}/Data/Images/Anomaly/000.JPG", f"{name}/Data/Masks/Anomaly/000.png")
+    table = root / "split_csv" / "1cls.csv"
+    table.parent.mkdir()
+    table.write_text("\n".join([header, *(rows or _VISA_ROWS)]) + "\n")
+
+
+_VISA_ROWS = [
+    row
+    for name in ("candle", "pcb1")
+    for row in (
+        f"{name},train,normal,{name}/Data/Images/Normal/003.JPG,",
+        f"{name},train,normal,{name}/Data/Images/Normal/001.JPG,",
+        f"{name},test,normal,{name}/Data/Images/Normal/002.JPG,",
+        f"{name},test,anomaly,{name}/Data/Images/Anomaly/000.JPG,{name}/Data/Masks/Anomaly/000.png",
+    )
+]
 
 
 def _samples(root: Path, count: int) -> list[Sample]:
@@ -112,6 +143,138 @@ def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=message) as caught:
             find_dataset(path)
         assert str(path) in str(caught.value)
+
+
+def test_mvtec_ad_2_learns_from_its_validation_images_too(tmp_path: Path) -> None:
+    _touch(tmp_path, "train/good/000_regular.png", "validation/good/001_regular.png")
+    _touch(tmp_path, "test_public/good/000_regular.png", "test_public/good/000_shift_1.png")
+    _touch(tmp_path, "test_public/bad/000_regular.png", "test_public/ground_truth/bad/000_regular_mask.png")
+    _touch(tmp_path, "test_private/000_regular.png", "test_private_mixed/000_mixed.png")
+    dataset = find_dataset(tmp_path)
+    assert dataset.layout == "mvtec"
+    assert [sample.name for sample in dataset.train] == [
+        "train/good/000_regular.png",
+        "validation/good/001_regular.png",
+    ]
+    assert _labels(dataset) == {
+        "test_public/bad/000_regular.png": "bad",
+        "test_public/good/000_regular.png": "good",
+        "test_public/good/000_shift_1.png": "good",
+    }
+    assert _masks(dataset) == {"test_public/bad/000_regular.png": "test_public/ground_truth/bad/000_regular_mask.png"}
+
+
+def test_btad_calls_good_images_ok_and_masks_as_their_images(tmp_path: Path) -> None:
+    _touch(tmp_path, "train/ok/0000.bmp", "test/ok/0000.bmp", "test/ko/0000.bmp", "test/ko/0001.bmp")
+    _touch(tmp_path, "ground_truth/ko/0000.png", "ground_truth/ko/0001.png")
+    dataset = find_dataset(tmp_path)
+    assert [(sample.name, sample.label) for sample in dataset.train] == [("train/ok/0000.bmp", "good")]
+    assert _labels(dataset) == {"test/ok/0000.bmp": "good", "test/ko/0000.bmp": "ko", "test/ko/0001.bmp": "ko"}
+    assert _masks(dataset) == {
+        "test/ko/0000.bmp": "ground_truth/ko/0000.png",
+        "test/ko/0001.bmp": "ground_truth/ko/0001.png",
+    }
+
+
+def test_visa_is_split_by_its_table(tmp_path: Path) -> None:
+    _visa(tmp_path)
+    dataset = find_dataset(tmp_path / "pcb1")
+    assert (dataset.name, dataset.layout) == ("pcb1", "mvtec")
+    assert [sample.name for sample in dataset.train] == ["Data/Images/Normal/001.JPG", "Data/Images/Normal/003.JPG"]
+    assert _labels(dataset) == {"Data/Images/Anomaly/000.JPG": "anomaly", "Data/Images/Normal/002.JPG": "good"}
+    assert _masks(dataset) == {"Data/Images/Anomaly/000.JPG": "Data/Masks/Anomaly/000.png"}
+    assert all(sample.path.read_bytes() for sample in (*dataset.train, *dataset.test))
+    assert [found.name for found in find_datasets(tmp_path)] == ["candle", "pcb1"]
+
+
+def test_visa_converted_to_the_mvtec_layout(tmp_path: Path) -> None:
+    _touch(tmp_path, "train/good/0001.JPG", "test/good/0002.JPG", "test/bad/000.JPG", "ground_truth/bad/000.png")
+    dataset = find_dataset(tmp_path)
+    assert _labels(dataset) == {"test/bad/000.JPG": "bad", "test/good/0002.JPG": "good"}
+    assert _masks(dataset) == {"test/bad/000.JPG": "ground_truth/bad/000.png"}
+
+
+def test_what_is_wrong_with_the_table_of_visa_is_said(tmp_path: Path) -> None:
+    _visa(tmp_path / "gone", "pcb1,train,normal,pcb1/Data/Images/Normal/009.JPG,")
+    _visa(tmp_path / "odd", "pcb1,train,normal,pcb1/Data/Images/Normal/001.JPG,", "pcb1,train,maybe,x.JPG,")
+    _visa(tmp_path / "empty", "candle,train,normal,candle/Data/Images/Normal/001.JPG,")
+    _visa(tmp_path / "other", "a,b", header="image,label")
+    (tmp_path / "missing/pcb1/Data/Images").mkdir(parents=True)
+    for name, message in {
+        "gone": r"pcb1.Data.Images.Normal.009.JPG: named in row 2 of .*1cls.csv, but not there",
+        "odd": r"1cls.csv, row 3: not an image of train or test, normal or anomaly: pcb1,train,maybe,x.JPG,",
+        "empty": "has no row of pcb1 for train",
+        "other": "its columns should be object, split, label, image, mask",
+        "missing": r"split is in .*missing.split_csv.1cls.csv, which cannot be read",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            find_dataset(tmp_path / name / "pcb1")
+
+
+def test_good_images_beside_defects_are_split_by_their_names(tmp_path: Path) -> None:
+    good = [f"OK/lot{index % 2}/{index:03d}.png" for index in range(20)]
+    _touch(tmp_path, *good, "chip/lot0/1.png", "dust/1.png", "dust/2.png")
+    _touch(tmp_path, "masks/chip/lot0/1_mask.png", "masks/dust/2.png")
+    dataset = find_dataset(tmp_path)
+    assert dataset.layout == "folder"
+    tested = {name for name, label in _labels(dataset).items() if label == "good"}
+    assert len(tested) == 4
+    assert {sample.name for sample in dataset.train} == set(good) - tested
+    defects = {name: label for name, label in _labels(dataset).items() if label != "good"}
+    assert defects == {"chip/lot0/1.png": "chip", "dust/1.png": "dust", "dust/2.png": "dust"}
+    assert _masks(dataset) == {"chip/lot0/1.png": "masks/chip/lot0/1_mask.png", "dust/2.png": "masks/dust/2.png"}
+    _touch(tmp_path, "OK/new.png")
+    moved = {sample.name for sample in find_dataset(tmp_path).test if not sample.defective} ^ tested
+    assert len(moved - {"OK/new.png"}) <= 1
+
+
+def test_masks_of_the_only_defect_need_no_folder_of_their_own(tmp_path: Path) -> None:
+    _touch(tmp_path, "good/1.png", "good/2.png", "nok/1.png", "ground_truth/1.png")
+    dataset = find_dataset(tmp_path)
+    assert _masks(dataset) == {"nok/1.png": "ground_truth/1.png"}
+    assert len(dataset.train) == 1
+    _touch(tmp_path, "dent/1.png")
+    with pytest.raises(DataError, match="masks of no image"):
+        find_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (("good/1.png", "nok/1.png"), "has 1 good images beside its defects; at least 2"),
+        (("good/1.png", "good/2.png", "nok/1.png", "3.png"), r"1 file in .* beside its folders of good and defective"),
+        (("good/1.png", "good/2.png", "nok/1.png", "masks/nok/2.png"), "masks of no image"),
+    ],
+)
+def test_plain_folders_that_say_too_little(tmp_path: Path, made: tuple[str, ...], message: str) -> None:
+    _touch(tmp_path, *made)
+    with pytest.raises(DataError, match=message):
+        find_dataset(tmp_path)
+
+
+def test_a_folder_of_good_images_without_defects_is_only_good(tmp_path: Path) -> None:
+    _touch(tmp_path, "good/1.png", "notes/list.txt")
+    dataset = find_dataset(tmp_path)
+    assert [sample.name for sample in dataset.train] == ["good/1.png"]
+    assert dataset.test == ()
+
+
+def test_all_data_sets_right_below_a_folder_are_found(tmp_path: Path) -> None:
+    _touch(tmp_path, "bottle/train/good/1.png", "01/train/ok/1.png", "01/test/ko/1.png", "readme.txt")
+    _touch(tmp_path, "mine/good/1.png", "mine/good/2.png", "mine/bad/1.png", "licence/terms.txt")
+    assert [dataset.name for dataset in find_datasets(tmp_path)] == ["01", "bottle", "mine"]
+    assert find_datasets(tmp_path / "01") == [find_dataset(tmp_path / "01")]
+    _touch(tmp_path, "plain/1.png")
+    assert find_datasets(tmp_path / "plain") == [find_dataset(tmp_path / "plain")]
+    with pytest.raises(DataError, match="does not exist"):
+        find_datasets(tmp_path / "none")
+
+
+def test_data_sets_further_down_are_not_taken_for_good_images(tmp_path: Path) -> None:
+    _touch(tmp_path, "visa/1cls/candle/train/good/1.png", "visa/1cls/candle/test/bad/1.png")
+    for find in (find_dataset, find_datasets):
+        with pytest.raises(DataError, match=r"further down; name the folder above them: .*1cls.candle"):
+            find(tmp_path)
 
 
 @pytest.mark.parametrize(
