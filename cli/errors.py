@@ -12,7 +12,7 @@ from cli.exit_codes import ExitCode
 KNOWN: Final[Mapping[str, ExitCode]] = {
     "atsnet.data.layout.DataError": ExitCode.DATA,
     "atsnet.imaging.ImageError": ExitCode.DATA,
-    "atsnet.evaluation.evaluate.EvaluationError": ExitCode.DATA,
+    "atsnet.evaluation.assessment.EvaluationError": ExitCode.DATA,
     "atsnet.config.ConfigError": ExitCode.CONFIGURATION,
     "atsnet.backbones.BackboneError": ExitCode.CONFIGURATION,
     "atsnet.training.run_directory.RunError": ExitCode.CONFIGURATION,

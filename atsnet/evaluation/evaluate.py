@@ -12,78 +12,21 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from atsnet.calibration import load_calibration
-from atsnet.data.frames import FrameSet, load_frames, load_masks
 from atsnet.data.layout import GOOD, Dataset
 from atsnet.evaluation import pictures
-from atsnet.evaluation.metrics import BoolArray, Float64Array, PixelScores, count_decisions, image_auroc
-from atsnet.evaluation.scoring import RawScores, score_frames
-from atsnet.imaging import Float32Array, InputGeometry, map_to_image
+from atsnet.evaluation.assessment import EvaluationReport, Thresholds, assess, load_test_set
+from atsnet.evaluation.metrics import Float64Array
+from atsnet.evaluation.scoring import score_frames
 from atsnet.progress import Reporter, silent
 from atsnet.training.run_directory import TrainedRun
 
 METRICS_NAME: Final = "metrics.json"
 SCORES_NAME: Final = "scores.csv"
-AUPRO_LIMIT: Final = 0.3
-
-
-class EvaluationError(Exception):
-    """There is nothing to evaluate on; the message says what is missing."""
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class LabelReport(_Model):
-    """One kind of test images."""
-
-    label: str
-    """`good` or the name of a defect."""
-    images: int
-    image_auroc: float | None
-    """Of this defect against all good test images; None for good ones, or where there are none."""
-    failed: int | None
-    """Images above the threshold; None without calibration."""
-
-
-class DecisionReport(_Model):
-    """What the run's threshold does to the test set."""
-
-    score_threshold: float
-    """Raw score above which an image fails."""
-    target_false_reject_rate: float
-    false_rejects: int
-    """Good images that fail."""
-    false_reject_rate: float | None
-    escapes: int
-    """Defective images that pass."""
-    escape_rate: float | None
-
-
-class EvaluationReport(_Model):
-    """Figures of one run on one test set; None where a figure is not defined."""
-
-    dataset: str
-    images: int
-    image_auroc: float | None
-    aupro: float | None
-    """Area under the per-region overlap up to a false-positive rate of `aupro_limit`, at original resolution."""
-    aupro_limit: float
-    pixel_images: int
-    """Images that `aupro` is over."""
-    regions: int
-    """Connected defects in their masks."""
-    without_mask: tuple[str, ...]
-    """Defective images without a mask or with an empty one: they count for image scores only."""
-    labels: tuple[LabelReport, ...]
-    decisions: DecisionReport | None
-    """None where the run is not calibrated."""
 
 
 def evaluate(
@@ -105,45 +48,12 @@ def evaluate(
         DataError: Images or masks cannot be used.
         CalibrationError: The run's calibration is damaged.
     """
-    samples = dataset.test
-    if not samples:
-        raise EvaluationError(
-            f"{dataset.root} has no test images; they lie in test/good and test/<defect> beside train/good"
-        )
+    test_set = load_test_set(dataset, run.config.input, report)
     calibration = load_calibration(run.directory)
-    geometry = run.config.input
-    frames = load_frames(samples, geometry, progress=lambda done, total: report("reading images", done, total))
-    masks = [
-        None if sample.defective and mask is not None and not mask.any() else mask
-        for sample, mask in zip(samples, load_masks(samples, frames.sizes), strict=True)
-    ]
-    raw = score_frames(run.network, frames.pixels, batch_size=batch_size, report=report)
-    pixels = _collect_pixels(raw, frames, masks, geometry, report)
+    raw = score_frames(run.network, test_set.frames.pixels, batch_size=batch_size, report=report)
+    result = assess(test_set, raw, Thresholds.of(calibration) if calibration else None, report)
+    samples, defective, scores = test_set.samples, test_set.defective, raw.scores.astype(np.float64)
     threshold = calibration.score_threshold if calibration else None
-    defective, scores = np.array([sample.defective for sample in samples]), raw.scores.astype(np.float64)
-    decisions = None
-    if calibration:
-        counts = count_decisions(defective, scores, calibration.score_threshold)
-        decisions = DecisionReport(
-            score_threshold=calibration.score_threshold,
-            target_false_reject_rate=calibration.target_false_reject_rate,
-            false_rejects=counts.false_rejects,
-            false_reject_rate=counts.false_reject_rate,
-            escapes=counts.escapes,
-            escape_rate=counts.escape_rate,
-        )
-    result = EvaluationReport(
-        dataset=dataset.root.resolve().name,
-        images=len(samples),
-        image_auroc=image_auroc(defective, scores),
-        aupro=pixels.aupro(AUPRO_LIMIT),
-        aupro_limit=AUPRO_LIMIT,
-        pixel_images=pixels.images,
-        regions=pixels.regions,
-        without_mask=tuple(sample.name for sample, mask in zip(samples, masks, strict=True) if mask is None),
-        labels=_by_label(np.array([sample.label for sample in samples]), scores, threshold),
-        decisions=decisions,
-    )
     out.mkdir(parents=True, exist_ok=True)
     (out / METRICS_NAME).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
     _write_scores(out / SCORES_NAME, dataset, scores, threshold)
@@ -153,7 +63,9 @@ def evaluate(
     pictures.draw_scores(out / pictures.SCORES_NAME, [sample.label for sample in samples], scores, threshold)
     report("drawing", 2, 3)
     unit = calibration.map_threshold if calibration else pictures.unit_without_calibration(raw.maps, ~defective)
-    scene = pictures.Scene(samples, scores, raw.maps, frames, masks, geometry, unit, threshold)
+    scene = pictures.Scene(
+        samples, scores, raw.maps, test_set.frames, test_set.masks, test_set.geometry, unit, threshold
+    )
     pictures.draw_examples(out / pictures.EXAMPLES_NAME, scene)
     report("drawing", 3, 3)
     return result
@@ -171,7 +83,7 @@ def report_table(report: EvaluationReport) -> Group:
         table.add_row(Text(row.label), str(row.images), auroc, failed)
     lines = [
         f"image AUROC {_percent(report.image_auroc)}",
-        f"AUPRO@{report.aupro_limit:g} {_percent(report.aupro)} ({report.regions} regions)",
+        f"AUPRO@0.3 {_percent(report.aupro)} ({report.regions} regions)",
     ]
     if report.decisions:
         rejects, escapes = _percent(report.decisions.false_reject_rate), _percent(report.decisions.escape_rate)
@@ -182,39 +94,6 @@ def report_table(report: EvaluationReport) -> Group:
     if report.without_mask:
         lines.append(f"{len(report.without_mask)} defective images have no mask and are not in AUPRO")
     return Group(table, Text("\n".join(lines)))
-
-
-def _collect_pixels(
-    raw: RawScores, frames: FrameSet, masks: list[BoolArray | None], geometry: InputGeometry, report: Reporter
-) -> PixelScores:
-    pixels = PixelScores()
-    for index, mask in enumerate(masks):
-        if mask is not None:
-            pixels.add(_at_original_size(raw.maps[index], frames, index, geometry), mask)
-        report("collecting pixel scores", index + 1, len(masks))
-    return pixels
-
-
-def _at_original_size(anomaly_map: Float32Array, frames: FrameSet, index: int, geometry: InputGeometry) -> Float32Array:
-    height, width = frames.sizes[index]
-    return map_to_image(anomaly_map, frames.placements[index], geometry, height, width)
-
-
-def _by_label(labels: np.ndarray, scores: Float64Array, threshold: float | None) -> tuple[LabelReport, ...]:
-    """Good images first, then the defects by name."""
-    reports = []
-    for label in sorted(set(labels.tolist()), key=lambda label: (label != GOOD, label)):
-        chosen = labels == label
-        versus_good = chosen | (labels == GOOD)
-        reports.append(
-            LabelReport(
-                label=label,
-                images=int(chosen.sum()),
-                image_auroc=image_auroc(chosen[versus_good], scores[versus_good]) if label != GOOD else None,
-                failed=None if threshold is None else int((scores[chosen] > threshold).sum()),
-            )
-        )
-    return tuple(reports)
 
 
 def _write_scores(path: Path, dataset: Dataset, scores: Float64Array, threshold: float | None) -> None:

@@ -1,20 +1,22 @@
-"""Figures of merit: image AUROC, and the per-region overlap of the MVTec AD evaluation.
+"""Figures of merit over images: ranking, best F1, and what a threshold does, with its uncertainty.
 
-P. Bergmann, K. Batzner, M. Fauser, D. Sattlegger, C. Steger: The MVTec Anomaly Detection Dataset, IJCV 129 (2021),
-section 5.2. A figure that is not defined on the data at hand is None, never a number that looks like one.
+A figure that is not defined on the data at hand is None, never a number that looks like one. Figures over pixels are in
+`atsnet.evaluation.pixel_metrics`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Final
 
-import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import roc_auc_score, roc_curve
-
-from atsnet.imaging import Float32Array
+from scipy.stats import binomtest
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 BoolArray = NDArray[np.bool_]
 Float64Array = NDArray[np.float64]
+
+CONFIDENCE: Final = 0.95
+"""Of every interval."""
 
 
 def image_auroc(defective: ArrayLike, scores: ArrayLike) -> float | None:
@@ -30,18 +32,72 @@ def image_auroc(defective: ArrayLike, scores: ArrayLike) -> float | None:
     Raises:
         ValueError: A score is not finite.
     """
-    truth, values = np.asarray(defective, np.bool_), np.asarray(scores, np.float64)
-    _check_finite(values, "scores")
-    return None if truth.all() or not truth.any() else float(roc_auc_score(truth, values))
+    truth, values = _checked(defective, scores)
+    return float(roc_auc_score(truth, values)) if _has_both(truth) else None
+
+
+def image_ap(defective: ArrayLike, scores: ArrayLike) -> float | None:
+    """Average precision: the precision at every threshold, weighted by the recall gained there, not interpolated.
+
+    Defective images are the positives, so scores that say nothing reach their share of the test set.
+
+    Args, returns and raises: as `image_auroc`.
+    """
+    truth, values = _checked(defective, scores)
+    return float(average_precision_score(truth, values)) if _has_both(truth) else None
 
 
 def image_roc(defective: ArrayLike, scores: ArrayLike) -> tuple[Float64Array, Float64Array] | None:
     """The curve of `image_auroc`: false-positive and true-positive rates at every threshold; None where undefined."""
     truth, values = np.asarray(defective, np.bool_), np.asarray(scores, np.float64)
-    if truth.all() or not truth.any():
+    if not _has_both(truth):
         return None
     false_positives, true_positives, _ = roc_curve(truth, values, drop_intermediate=False)
     return false_positives, true_positives
+
+
+@dataclass(frozen=True, slots=True)
+class BestF1:
+    """The largest F1 that any one threshold reaches; found with the labels, so no promise for new parts."""
+
+    f1: float
+    threshold: float
+    """Scores at or above it count as defective; the highest one that reaches `f1`."""
+
+
+def image_f1_max(defective: ArrayLike, scores: ArrayLike) -> BestF1 | None:
+    """F1 = 2 TP / (2 TP + FP + FN), defective images being the positives, at the best threshold.
+
+    Args, returns and raises: as `image_auroc`.
+    """
+    truth, values = _checked(defective, scores)
+    if not _has_both(truth):
+        return None
+    order = np.argsort(-values, kind="stable")
+    truth, values = truth[order], values[order]
+    last_of_tie = np.append(values[1:] != values[:-1], True)
+    found = np.cumsum(truth)[last_of_tie]
+    return best_f1(values[last_of_tie], found, np.flatnonzero(last_of_tie) + 1 - found, int(truth.sum()))
+
+
+def best_f1(thresholds: ArrayLike, true_positives: ArrayLike, false_positives: ArrayLike, positives: int) -> BestF1:
+    """The best of several thresholds, given in falling order with the counts at or above each."""
+    found, alarms = np.asarray(true_positives), np.asarray(false_positives)
+    f1 = 2 * found / (found + alarms + positives)
+    best = int(np.argmax(f1))
+    return BestF1(float(f1[best]), float(np.asarray(thresholds)[best]))
+
+
+def binomial_interval(count: int, total: int) -> tuple[float, float] | None:
+    """The `CONFIDENCE` interval of a rate of which `count` of `total` were observed; None without observations.
+
+    Exact in the sense of Clopper and Pearson (Biometrika 26, 1934): it holds the true rate at least that often,
+    whatever the rate is.
+    """
+    if not total:
+        return None
+    interval = binomtest(count, total).proportion_ci(CONFIDENCE, method="exact")
+    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +121,16 @@ class DecisionCounts:
         """Share of the defective images that pass; None where there are none."""
         return self.escapes / self.defective if self.defective else None
 
+    @property
+    def false_reject_interval(self) -> tuple[float, float] | None:
+        """Of `false_reject_rate`."""
+        return binomial_interval(self.false_rejects, self.good)
+
+    @property
+    def escape_interval(self) -> tuple[float, float] | None:
+        """Of `escape_rate`."""
+        return binomial_interval(self.escapes, self.defective)
+
 
 def count_decisions(defective: ArrayLike, scores: ArrayLike, threshold: float) -> DecisionCounts:
     """Count false rejects and escapes at a threshold, in the units of the scores."""
@@ -74,101 +140,22 @@ def count_decisions(defective: ArrayLike, scores: ArrayLike, threshold: float) -
     )
 
 
-@dataclass
-class PixelScores:
-    """Collects anomaly maps with their masks, image by image, for the metrics over all pixels of a test set.
+def check_finite(values: NDArray[np.floating], what: str) -> None:
+    """Refuse NaN and infinity, which no figure may be made from.
 
-    Only the pixels' scores are kept, 4 bytes each and 12 more on a defect; 58 million pixels take about 0.5 GB at the
-    peak. Images without a known mask are left out: which of their pixels are free of defects is not known. So are
-    defective images whose mask is empty.
+    Raises:
+        ValueError: A value is not finite.
     """
-
-    regions: int = 0
-    """Connected defects so far; pixels that touch at a corner only are connected."""
-    images: int = 0
-    _normal: list[Float32Array] = field(default_factory=list)
-    _defect: list[Float32Array] = field(default_factory=list)
-    _weights: list[Float64Array] = field(default_factory=list)
-
-    def add(self, anomaly_map: Float32Array, mask: BoolArray) -> None:
-        """Add one image.
-
-        Args:
-            anomaly_map: `float32 [H, W]`, at the resolution of the original image.
-            mask: `bool [H, W]`, True on the defect; all False for a good image.
-
-        Raises:
-            ValueError: The shapes differ, or the map is not finite.
-        """
-        if anomaly_map.shape != mask.shape:
-            raise ValueError(f"the map has the shape {anomaly_map.shape}, its mask {mask.shape}")
-        _check_finite(anomaly_map, "anomaly map")
-        count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-        self.images += 1
-        self.regions += count - 1
-        self._normal.append(anomaly_map[~mask])
-        if count > 1:
-            # Every region counts the same, whatever its area: a pixel weighs one over the pixels of its region.
-            areas = statistics[:, cv2.CC_STAT_AREA].astype(np.float64)
-            self._defect.append(anomaly_map[mask])
-            self._weights.append(1 / areas[labels[mask]])
-
-    def aupro(self, limit: float = 0.3) -> float | None:
-        """Normalised area under the per-region overlap (PRO) over the false-positive rate (FPR), from 0 to `limit`.
-
-        At a threshold, PRO is the mean over all regions of the share of their pixels at or above it, and FPR the share
-        of the defect-free pixels of all images at or above it. The curve has a point for every distinct score, (0, 0)
-        before the first; it is integrated by trapezoids, interpolated at the limit, and divided by the limit.
-
-        A constant map has the one point (1, 1), which makes `limit / 2`.
-
-        Returns:
-            0..1, or None where there is no region or no defect-free pixel.
-        """
-        if not 0 < limit <= 1:
-            raise ValueError(f"the limit of the false-positive rate must be in (0, 1], not {limit}")
-        curve = self._pro_curve()
-        return None if curve is None else _area_up_to(*curve, limit) / limit
-
-    def _pro_curve(self) -> tuple[Float64Array, Float64Array] | None:
-        """FPR and PRO where the curve bends.
-
-        Between two neighbouring scores of region pixels only FPR changes, so the points there lie on a level line: it
-        is enough to know its two ends, and the defect-free pixels need sorting but no weights.
-        """
-        if not self.regions:
-            return None
-        normal = np.concatenate(self._normal)
-        if not normal.size:
-            return None
-        normal.sort()
-        defect, weights = np.concatenate(self._defect), np.concatenate(self._weights)
-        order = np.argsort(-defect)
-        defect, overlap = defect[order], np.cumsum(weights[order]) / self.regions
-        last_of_tie = np.append(defect[1:] != defect[:-1], True)
-        thresholds, overlap = defect[last_of_tie], np.minimum(overlap[last_of_tie], 1)
-        fpr = np.zeros(2 * len(thresholds) + 2)
-        pro = np.zeros_like(fpr)
-        fpr[1:-1:2] = (normal.size - np.searchsorted(normal, thresholds, side="right")) / normal.size
-        fpr[2:-1:2] = (normal.size - np.searchsorted(normal, thresholds, side="left")) / normal.size
-        pro[3:-1:2] = overlap[:-1]
-        pro[2:-1:2] = overlap
-        fpr[-1] = pro[-1] = 1
-        return fpr, pro
-
-
-def _area_up_to(x: Float64Array, y: Float64Array, limit: float) -> float:
-    """Integral of a polyline from 0 to `limit`; `x` does not decrease and reaches from 0 to 1."""
-    inside = int(np.searchsorted(x, limit, side="right"))
-    if inside < len(x):
-        last = inside - 1
-        slope = (y[inside] - y[last]) / (x[inside] - x[last])
-        x = np.append(x[:inside], limit)
-        y = np.append(y[:inside], y[last] + slope * (limit - x[last]))
-    return float(np.trapezoid(y, x))
-
-
-def _check_finite(values: Float32Array | Float64Array, what: str) -> None:
     unusable = int((~np.isfinite(values)).sum())
     if unusable:
         raise ValueError(f"{unusable} of the {values.size} values of the {what} are not finite")
+
+
+def _checked(defective: ArrayLike, scores: ArrayLike) -> tuple[BoolArray, Float64Array]:
+    truth, values = np.asarray(defective, np.bool_), np.asarray(scores, np.float64)
+    check_finite(values, "scores")
+    return truth, values
+
+
+def _has_both(truth: BoolArray) -> bool:
+    return bool(truth.any() and not truth.all())

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from atsnet.evaluation.metrics import PixelScores, count_decisions, image_auroc, image_roc
+from atsnet.evaluation.metrics import count_decisions, image_auroc, image_roc
+from atsnet.evaluation.pixel_metrics import PixelScores
 
 NAN = float("nan")
 
@@ -15,7 +16,8 @@ def _aupro(maps: list[np.ndarray], masks: list[np.ndarray], limit: float = 0.3) 
     pixels = PixelScores()
     for anomaly_map, mask in zip(maps, masks, strict=True):
         pixels.add(np.asarray(anomaly_map, np.float32), np.asarray(mask, bool))
-    return pixels.aupro(limit)
+    curve = pixels.curve()
+    return curve.aupro(limit) if curve else None
 
 
 def _brute_force(maps: list[np.ndarray], masks: list[np.ndarray], limit: float) -> float:
@@ -89,9 +91,11 @@ def test_pixels_that_touch_at_a_corner_are_one_region() -> None:
     scores[3, 3] = -1.0
     pixels = PixelScores()
     pixels.add(scores.astype(np.float32), mask)
-    assert pixels.regions == 2
+    assert pixels.regions() == 2
     # The region of two pixels is found whole before any false positive; all free pixels come before the other one.
-    assert pixels.aupro(1.0) == pytest.approx(0.5, abs=1e-12)
+    curve = pixels.curve()
+    assert curve is not None
+    assert curve.aupro(1.0) == pytest.approx(0.5, abs=1e-12)
 
 
 def test_regions_count_the_same_whatever_their_area() -> None:
@@ -139,7 +143,7 @@ def test_pixel_scores_refuse_what_cannot_be_meant() -> None:
         pixels.add(np.array([[0, NAN], [0, 0]], np.float32), np.zeros((2, 2), bool))
     for limit in (0.0, -0.3, 1.1):
         with pytest.raises(ValueError, match="limit"):
-            pixels.aupro(limit)
+            _aupro([np.eye(2)], [np.eye(2)], limit)
 
 
 @given(seed=st.integers(0, 10_000), levels=st.sampled_from([2, 4, 1000]))
