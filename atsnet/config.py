@@ -21,6 +21,14 @@ class _Frozen(BaseModel):
 class NetworkConfig(_Frozen):
     """Shape of the network; the backbone is fixed."""
 
+    ema_norm: bool = True
+    """Standardise the backbone's features by moving averages; without it they are taken as they are."""
+    coupling: bool = True
+    """Let the teacher's word be the coupling's latents; without it, it is the features themselves."""
+    context: bool = True
+    """Attention in the student's contextual blocks; without it, their convolutions and feed-forward layers alone."""
+    student_sees: Literal["prototypes", "features"] = "prototypes"
+    """The nearest prototype of every place, or the features that are there."""
     student_width: int = Field(default=192, gt=0, multiple_of=16)
     """Channels of the student's bottleneck at 1/16; half of it at 1/8."""
     heads: int = Field(default=8, gt=0, multiple_of=2)
@@ -37,12 +45,25 @@ class NetworkConfig(_Frozen):
     coupling_clamp: float = Field(default=2.0, gt=0)
     """Largest absolute log-scale of the coupling."""
     ema_momentum: float = Field(default=0.99, gt=0, lt=1)
+    memory_size: int = Field(default=8_000, ge=0)
+    """Prototypes of normal places; 0 for a network without memory."""
+    memory_width: int = Field(default=96, gt=0, le=384)
+    """Principal components in which they are compared."""
     scale_weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (1.0, 1.0, 1.0)
-    """Weight of each scale in the anomaly map, from the fine scale to the coarse."""
+    """Weight of each scale's residuals in the anomaly map, from the fine scale to the coarse."""
+    memory_weight: NonNegativeFloat = 3.0
+    """Weight of the memory in the anomaly map."""
+    border_rings: int = Field(default=10, gt=0)
+    """Rings of map positions along the part's border that have quantiles of their own; the last one reaches inwards."""
     smoothing_sigma: float = Field(default=1.0, gt=0)
     """Gaussian smoothing of the anomaly map, in map pixels (4 frame pixels each)."""
-    score_fraction: float = Field(default=0.01, gt=0, le=1)
+    score_fraction: float = Field(default=0.005, gt=0, le=1)
     """Share of the map's positions, the highest ones, whose mean is the image score."""
+
+    @property
+    def source_weights(self) -> tuple[float, float, float, float]:
+        """Weights of the three scales and of the memory, which has none without prototypes."""
+        return (*self.scale_weights, self.memory_weight if self.memory_size else 0.0)
 
 
 class AugmentConfig(_Frozen):
@@ -74,12 +95,26 @@ class TrainingConfig(_Frozen):
     bfloat16: bool = True
     """Compute the frozen trunk and the student in bfloat16 where that is faster; weights and losses stay float32."""
     checkpoint_every: int = Field(default=200, gt=0)
+    cache_megabytes: int = Field(default=4_096, ge=0)
+    """Memory for the frozen trunk's features of all training images, 0.9 MB each at 256x256 in bfloat16; where they do
+    not fit, or augmentation changes the pixels, the trunk computes them anew in every step."""
 
 
 class CalibrationConfig(_Frozen):
     """How thresholds are drawn from held-out normal images."""
 
     target_false_reject_rate: float = Field(default=0.01, gt=0, lt=1)
+    """Share of the good parts that may fail."""
+    target_review_rate: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the good parts that may fail or be for a person to review; no review by default, since a line that has
+    nobody for it must treat these parts as rejects."""
+
+    @model_validator(mode="after")
+    def _review_comes_before_failing(self) -> "CalibrationConfig":
+        review, fail = self.target_review_rate, self.target_false_reject_rate
+        if review is not None and review <= fail:
+            raise ValueError(f"target_review_rate = {review:g} must be above target_false_reject_rate = {fail:g}")
+        return self
 
 
 class Config(_Frozen):
@@ -93,8 +128,10 @@ class Config(_Frozen):
 
     @model_validator(mode="after")
     def _attention_fits(self) -> "Config":
-        if not sum(self.network.scale_weights) > 0:
-            raise ValueError("network.scale_weights needs a positive number")
+        if not sum(self.network.source_weights) > 0:
+            raise ValueError("network.scale_weights and network.memory_weight need a positive number among them")
+        if self.network.student_sees == "prototypes" and not self.network.memory_size:
+            raise ValueError("network.student_sees = 'prototypes' needs a memory: network.memory_size is 0")
         for width in (self.network.student_width, self.network.student_width // 2):
             if width % self.network.heads:
                 raise ValueError(f"network.heads = {self.network.heads} does not divide the student's {width} channels")

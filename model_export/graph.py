@@ -14,14 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from atsnet.network.anomaly_map import AnomalyMap, smooth_inspected
+from atsnet.network.anomaly_map import AnomalyMap, border_depth, smooth_inspected
 from atsnet.network.atsnet import MAP_STRIDE, AtsNet
-from atsnet.network.backbone import BasicBlock, ResNet18Trunk
+from atsnet.network.backbone import SCALE_CHANNELS, SCALE_STRIDES, BasicBlock, ResNet18Trunk
 from atsnet.network.context import ChannelNorm, DualScaleContext
 from atsnet.network.ema_norm import EmaNorm
+from atsnet.network.memory import MEMORY_STRIDE
 
 TAIL_MODULE: Final = "tail"
 """Submodule whose arithmetic has to stay float32 whatever the precision of the rest."""
+
+
+SOURCE_STRIDES: Final = (*SCALE_STRIDES, MEMORY_STRIDE)
+"""Frame pixels a side of one position of each source of evidence."""
 
 
 class DeployableGraph(nn.Module):
@@ -33,9 +38,15 @@ class DeployableGraph(nn.Module):
         self.mono = network.geometry.color == "mono"
         self.pixels = _pixel_normalisation(network.backbone)
         self.backbone = _FoldedTrunk(network.backbone)
-        self.norms = nn.ModuleList(_fold_ema(norm) for norm in network.norms if isinstance(norm, EmaNorm))
-        self.couplings = network.couplings
+        self.norms = nn.ModuleList(
+            _fold_ema(norm) if network.config.ema_norm else nn.Identity()
+            for norm in network.norms
+            if isinstance(norm, EmaNorm)
+        )
+        self.couplings = network.couplings if network.config.coupling else None
+        self.memory = network.memory
         self.student = network.student
+        self.sees_prototypes = network.config.student_sees == "prototypes"
         for module in list(self.student.modules()):
             if isinstance(module, DualScaleContext):
                 _fold_channel_norms(module)
@@ -54,14 +65,23 @@ class DeployableGraph(nn.Module):
         planes = images.permute(0, 3, 1, 2)  # bytes are cheaper to transpose than floats
         x = planes[:, :-1].float()
         x = self.pixels(torch.cat([x, x, x], dim=1) if self.mono else x)
-        features = [norm(scale) for norm, scale in zip(self.norms, self.backbone(x), strict=True)]
-        teacher = [coupling(scale)[0] for coupling, scale in zip(self.couplings, features, strict=True)]
-        score, anomaly_map = self.tail(teacher, self.student(features), planes[:, -1:])
+        raw = self.backbone(x)
+        features = [norm(scale) for norm, scale in zip(self.norms, raw, strict=True)]
+        teacher = features
+        if self.couplings is not None:
+            teacher = [coupling(scale)[0] for coupling, scale in zip(self.couplings, features, strict=True)]
+        prototypes, remoteness = self.memory(raw) if self.memory is not None else (None, None)
+        student = self.student(prototypes if self.sees_prototypes else features)
+        score, anomaly_map = self.tail(teacher, student, remoteness, planes[:, -1:])
         return score, anomaly_map
 
 
 class Tail(nn.Module):
-    """`AnomalyMap` with its constants folded: one 1x1 convolution a scale weighs, sums, shifts and scales."""
+    """`AnomalyMap` with its constants folded.
+
+    One 1x1 convolution a scale weighs and sums its channels. Two more turn the depths below the part's border into
+    every source's gain and into the sum of all offsets.
+    """
 
     kernel: Tensor
     threshold: Tensor
@@ -70,47 +90,67 @@ class Tail(nn.Module):
         super().__init__()
         if not map_threshold > 0:
             raise ValueError(f"the map threshold must be positive, not {map_threshold}")
-        self.score_fraction = source.score_fraction
-        self.weigh = nn.ModuleList()
-        for index in range(len(source.offsets)):
-            weight: Tensor = getattr(source, f"channel_weight_{index}").double()
-            gain, offset = source.gains[index].double() * source.shares[index], source.offsets[index].double()
-            weigh = nn.Conv2d(len(weight), 1, 1)
-            assert weigh.bias is not None
-            with torch.no_grad():
-                weigh.weight.copy_((weight * gain / len(weight)).view(1, -1, 1, 1))
-                weigh.bias.copy_((-offset * gain).view(1))
-            self.weigh.append(weigh.requires_grad_(False))
+        self.score_fraction, self.rings = source.score_fraction, source.rings
+        self.used = [index for index, share in enumerate(source.shares) if share > 0]
+        self.weigh = nn.ModuleDict()
+        for index in self.used:
+            if index < len(SCALE_CHANNELS):
+                weight = source.channel_weight(index).double()
+                weigh = nn.Conv2d(len(weight), 1, 1, bias=False)
+                with torch.no_grad():
+                    weigh.weight.copy_((weight / len(weight)).view(1, -1, 1, 1))
+                self.weigh[str(index)] = weigh.requires_grad_(False)
+        shares = torch.tensor([source.shares[index] for index in self.used], dtype=torch.float64).view(-1, 1)
+        gains = source.gains[self.used].double() * shares
+        offsets = (gains * source.offsets[self.used].double()).sum(dim=0, keepdim=True)
+        self.gain = _depth_to_value(gains)
+        self.offset = _depth_to_value(offsets)
         self.register_buffer("kernel", source.kernel.clone())
         self.register_buffer("threshold", torch.tensor(map_threshold, dtype=torch.float32))
 
-    def forward(self, teacher: list[Tensor], student: tuple[Tensor, ...], inspect: Tensor) -> tuple[Tensor, Tensor]:
-        """Fuse residuals.
+    def forward(
+        self, teacher: list[Tensor], student: tuple[Tensor, ...], remoteness: Tensor | None, inspect: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Fuse all sources.
 
         Args:
             teacher: Latents `[N, C, h, w]` of each scale; the first scale has the map's size.
             student: Predicted latents of the same shapes.
+            remoteness: How far each position is from its nearest prototype, `[N, h, w]` at 1/8; None for no memory.
             inspect: `uint8 [N, 1, H, W]`, the frames' mask.
 
         Returns:
             Raw scores `float32 [N]` and calibrated maps `float32 [N, H/4, W/4]`.
         """
-        fused: Tensor | None = None
-        for weigh, t, s in zip(self.weigh, teacher, student, strict=True):
-            residual = t.float() - s.float()
-            distance = weigh(residual * residual)  # [N, 1, h, w]
-            if fused is None:
-                fused = distance
-            else:
-                # A factor, not a size: the size of a dynamic batch's tensor would be computed at run time.
-                factor = (fused.shape[2] / distance.shape[2], fused.shape[3] / distance.shape[3])
-                fused = fused + F.interpolate(distance, scale_factor=factor, mode="bilinear", align_corners=False)
-        assert fused is not None
         inspected = (F.avg_pool2d(inspect.float(), MAP_STRIDE) >= 127.5).float()
+        depth = border_depth(inspected.squeeze(1), self.rings)
+        gains = self.gain(depth)
+        fused = -self.offset(depth)
+        for position, index in enumerate(self.used):
+            if index < len(SCALE_CHANNELS):
+                residual = teacher[index].float() - student[index].float()
+                distance = self.weigh[str(index)](residual * residual)  # [N, 1, h, w]
+            else:
+                assert remoteness is not None
+                distance = remoteness.unsqueeze(1)
+            stride = SOURCE_STRIDES[index] // MAP_STRIDE
+            if stride > 1:
+                # A factor, not a size: the size of a dynamic batch's tensor would be computed at run time.
+                distance = F.interpolate(distance, scale_factor=float(stride), mode="bilinear", align_corners=False)
+            fused = fused + gains[:, position : position + 1] * distance
         raw_map = smooth_inspected(F.relu(fused), inspected, self.kernel).squeeze(1)
         flat = raw_map.flatten(1)
         count = max(1, round(self.score_fraction * flat.shape[1]))
         return flat.topk(count, dim=1).values.mean(dim=1), raw_map / self.threshold
+
+
+def _depth_to_value(values: Tensor) -> nn.Conv2d:
+    """Convolution from the channels of `border_depth` to a value for each depth; `values` is `[outputs, rings]`."""
+    steps = torch.cat([values[:, :1], values[:, 1:] - values[:, :-1]], dim=1)
+    convolution = nn.Conv2d(values.shape[1], values.shape[0], 1, bias=False)
+    with torch.no_grad():
+        convolution.weight.copy_(steps[:, :, None, None])
+    return convolution.requires_grad_(False)
 
 
 class _ChannelAffine(nn.Module):
@@ -188,12 +228,14 @@ def _fold_channel_norms(context: DualScaleContext) -> None:
     """Move the gains and biases of both norms into the 1x1 convolutions that follow them."""
     first = context.mlp[0]
     assert isinstance(first, nn.Conv2d)
-    for norm, projection in ((context.attention_norm, context.qkv), (context.mlp_norm, first)):
+    folded = [(context.mlp_norm, first)] + ([(context.attention_norm, context.qkv)] if context.attends else [])
+    for norm, projection in folded:
         assert projection.bias is not None
         weight = projection.weight.double().flatten(1)  # [out, in]
         projection.bias.copy_(projection.bias.double() + weight @ norm.bias.double())
         projection.weight.copy_((weight * norm.weight.double()).view_as(projection.weight))
-    context.attention_norm = _standardise(context.attention_norm)
+    if context.attends:
+        context.attention_norm = _standardise(context.attention_norm)
     context.mlp_norm = _standardise(context.mlp_norm)
 
 

@@ -1,10 +1,15 @@
-"""From teacher-student residuals to an anomaly map and an image score.
+"""From distances to an anomaly map and an image score.
 
 All of it is float32: squared residuals overflow half precision.
+
+Every source of evidence, the residuals at the three scales and the memory, is first made comparable: 0 at the median
+of normal parts and 1 at their 99.5 % quantile, *at the same distance from the border*. Good parts differ most at their
+edges, two to three times as much as inside, and without this the border of the part drowns what lies inside it.
 """
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +17,15 @@ from torch import Tensor, nn
 
 from atsnet.network.backbone import SCALE_CHANNELS
 
+SOURCES: Final = ("1/4", "1/8", "1/16", "memory")
+"""Where evidence comes from, in the order of `AnomalyMap.offsets`."""
+
 
 class AnomalyMap(nn.Module):
-    """Weigh, normalise, fuse and smooth the squared residuals of the scales; pool the map to a score.
+    """Weigh residuals, normalise, fuse and smooth the sources of evidence; pool the map to a score.
 
-    The weights are the inverse variances of each channel's residual, and the scales are made comparable by quantiles of
-    their distance maps; both are learned from held-out normal images by `fit_channels` and `fit_scales`.
+    The channel weights are the inverse variances of each channel's residual. They and the quantiles of the sources are
+    learned from held-out normal images by `fit_channels` and `fit_source`.
     """
 
     offsets: Tensor
@@ -25,44 +33,45 @@ class AnomalyMap(nn.Module):
     kernel: Tensor
 
     def __init__(
-        self,
-        smoothing_sigma: float,
-        score_fraction: float,
-        scale_weights: Sequence[float] = (1.0,) * len(SCALE_CHANNELS),
+        self, smoothing_sigma: float, score_fraction: float, source_weights: Sequence[float], rings: int
     ) -> None:
+        """`source_weights` are those of `SOURCES`, 0 to leave one out; `rings` of positions are told apart."""
         super().__init__()
-        self.score_fraction = score_fraction
-        self.shares = tuple(weight / sum(scale_weights) for weight in scale_weights)
+        self.score_fraction, self.rings = score_fraction, rings
+        self.shares = tuple(weight / sum(source_weights) for weight in source_weights)
         for index, channels in enumerate(SCALE_CHANNELS):
             self.register_buffer(f"channel_weight_{index}", torch.ones(channels))
-        self.register_buffer("offsets", torch.zeros(len(SCALE_CHANNELS)))
-        self.register_buffer("gains", torch.ones(len(SCALE_CHANNELS)))
+        self.register_buffer("offsets", torch.zeros(len(SOURCES), rings))
+        self.register_buffer("gains", torch.ones(len(SOURCES), rings))
         self.register_buffer("kernel", _gaussian(smoothing_sigma), persistent=False)
 
-    def forward(self, teacher: Sequence[Tensor], student: Sequence[Tensor], inspect: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, distances: Sequence[Tensor | None], inspect: Tensor) -> tuple[Tensor, Tensor]:
         """Score frames.
 
         Args:
-            teacher: Latents of each scale, `[N, C, h, w]`.
-            student: Predicted latents of the same shapes.
+            distances: Of each source, `[N, h, w]` at its own resolution; None for one without a share.
             inspect: `[N, H, W]`, 1 where a map position is to be inspected and 0 where not; its size is the map's.
 
         Returns:
             Raw scores `float32 [N]` and the map `float32 [N, H, W]`, about 1 at the upper end of normal.
         """
         size = (inspect.shape[1], inspect.shape[2])
-        fused = torch.zeros_like(inspect, dtype=torch.float32).unsqueeze(1)
-        for index, distance in enumerate(self.distances(teacher, student)):
-            normalised = (distance - self.offsets[index]) * (self.gains[index] * self.shares[index])
-            fused = fused + _resize(normalised.unsqueeze(1), size)
+        depth = border_depth(inspect, self.rings)  # [N, R, H, W]
+        fused = torch.zeros_like(inspect, dtype=torch.float32)
+        for index, (distance, share) in enumerate(zip(distances, self.shares, strict=True)):
+            if distance is None or share == 0:
+                continue
+            offset = (depth * _steps(self.offsets[index])).sum(dim=1)
+            gain = (depth * _steps(self.gains[index])).sum(dim=1)
+            fused = fused + share * (resize(distance, size) - offset) * gain
         fused = torch.clamp(fused, min=0)
-        anomaly_map = smooth_inspected(fused, inspect.unsqueeze(1), self.kernel).squeeze(1)
+        anomaly_map = smooth_inspected(fused.unsqueeze(1), inspect.unsqueeze(1), self.kernel).squeeze(1)
         return self.score(anomaly_map), anomaly_map
 
-    def distances(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> list[Tensor]:
-        """Weighted mean squared residual at each position, `float32 [N, h, w]` for each scale."""
+    def residual_distances(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> list[Tensor]:
+        """Weighted mean squared residual of the latents at each position, `float32 [N, h, w]` for each scale."""
         return [
-            ((t.float() - s.float()).square() * self._weight(index).view(1, -1, 1, 1)).mean(dim=1)
+            ((t.float() - s.float()).square() * self.channel_weight(index).view(1, -1, 1, 1)).mean(dim=1)
             for index, (t, s) in enumerate(zip(teacher, student, strict=True))
         ]
 
@@ -85,20 +94,55 @@ class AnomalyMap(nn.Module):
                 raise ValueError(f"scale {index}: the residuals of normal images have no usable variance ({floor})")
             # A channel that hardly varies must not rule the sum: floor at a tenth of the scale's median.
             weight = 1 / torch.clamp(variance, min=floor)
-            self._weight(index).copy_(weight)
+            self.channel_weight(index).copy_(weight)
 
     @torch.no_grad()
-    def fit_scales(self, lower: Sequence[float], upper: Sequence[float]) -> None:
-        """Map, for each scale, the normal distances' `lower` quantile to 0 and `upper` to 1."""
-        for index, (low, high) in enumerate(zip(lower, upper, strict=True)):
-            if not (math.isfinite(low) and math.isfinite(high) and high > low):
-                raise ValueError(f"scale {index}: the quantiles {low} and {high} of normal distances cannot be used")
-            self.offsets[index] = low
-            self.gains[index] = 1 / (high - low)
+    def fit_source(self, index: int, lower: Sequence[float], upper: Sequence[float]) -> None:
+        """Map the `lower` quantile of a source's normal distances to 0 and `upper` to 1, ring by ring.
 
-    def _weight(self, index: int) -> Tensor:
+        Raises:
+            ValueError: A pair of quantiles is not finite, or not in order.
+        """
+        for ring, (low, high) in enumerate(zip(lower, upper, strict=True)):
+            if not (math.isfinite(low) and math.isfinite(high) and high > low):
+                raise ValueError(f"{SOURCES[index]}: the quantiles {low} and {high} of normal distances cannot be used")
+            self.offsets[index, ring] = low
+            self.gains[index, ring] = 1 / (high - low)
+
+    def channel_weight(self, index: int) -> Tensor:
+        """Weights of a scale's channels, `[C]`."""
         weight: Tensor = getattr(self, f"channel_weight_{index}")
         return weight
+
+
+def border_depth(inspect: Tensor, rings: int) -> Tensor:
+    """How deep each position lies inside the inspected area, in steps of one position, `float32 [N, R, H, W]`.
+
+    Channel r is 1 where at least r positions of the area lie between a position and the outside or the frame's edge,
+    diagonals included: the sum over channels is 0 outside, 1 on the outermost ring, and `rings` from there on inwards.
+
+    Args:
+        inspect: `[N, H, W]`, 1 where inspected and 0 where not.
+        rings: R, at least 1.
+    """
+    outside = 1 - inspect.float().unsqueeze(1)
+    depths = [outside]
+    for _ in range(rings - 1):
+        outside = F.max_pool2d(F.pad(outside, (1, 1, 1, 1), value=1.0), 3, stride=1)
+        depths.append(outside)
+    return 1 - torch.cat(depths, dim=1)
+
+
+def resize(distance: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring distances `[N, h, w]` to the map's size, bilinearly."""
+    if distance.shape[1:] == size:
+        return distance
+    return F.interpolate(distance.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
+
+
+def _steps(values: Tensor) -> Tensor:
+    """From a value a ring `[R]` to what each channel of `border_depth` adds to it, `[1, R, 1, 1]`."""
+    return torch.cat([values[:1], values[1:] - values[:-1]]).view(1, -1, 1, 1)
 
 
 def smooth_inspected(fused: Tensor, inspect: Tensor, kernel: Tensor) -> Tensor:
@@ -120,10 +164,6 @@ def _blur(x: Tensor, kernel: Tensor) -> Tensor:
     margin = kernel.shape[-1] // 2
     rows = F.conv2d(x, kernel.unsqueeze(2), padding=(0, margin))
     return F.conv2d(rows, kernel.unsqueeze(3), padding=(margin, 0))
-
-
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
 def _gaussian(sigma: float) -> Tensor:

@@ -15,6 +15,7 @@ from atsnet.network.anomaly_map import AnomalyMap
 from atsnet.network.backbone import SCALE_CHANNELS, ResNet18Trunk
 from atsnet.network.coupling import AffineCoupling
 from atsnet.network.ema_norm import EmaNorm
+from atsnet.network.memory import PrototypeMemory
 from atsnet.network.student import Student
 
 MAP_STRIDE = 4
@@ -33,10 +34,20 @@ class AtsNet(nn.Module):
             AffineCoupling(channels, hidden, config.coupling_clamp, config.coupling_kernel)
             for channels, hidden in zip(SCALE_CHANNELS, config.coupling_hidden, strict=True)
         )
+        self.memory = PrototypeMemory(config.memory_size, config.memory_width) if config.memory_size else None
         self.student = Student(
-            config.student_width, config.heads, config.window, config.grid, config.dropout, config.noise
+            config.student_width,
+            config.heads,
+            config.window,
+            config.grid,
+            config.dropout,
+            config.noise,
+            prototype_width=config.memory_width if config.student_sees == "prototypes" else None,
+            attention=config.context,
         )
-        self.anomaly_map = AnomalyMap(config.smoothing_sigma, config.score_fraction, config.scale_weights)
+        self.anomaly_map = AnomalyMap(
+            config.smoothing_sigma, config.score_fraction, config.source_weights, config.border_rings
+        )
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -56,9 +67,22 @@ class AtsNet(nn.Module):
             Raw scores `float32 [N]` and anomaly maps `float32 [N, H/4, W/4]`, not calibrated.
         """
         images, inspect = self.unpack(frames)
-        features = self.standardise(self.backbone(images))
-        score, anomaly_map = self.anomaly_map(self.latents(features), self.student(features), inspect)
+        score, anomaly_map = self.anomaly_map(self.distances(self.backbone(images)), inspect)
         return score, anomaly_map
+
+    def distances(self, raw: Sequence[Tensor]) -> list[Tensor | None]:
+        """Evidence of each of `anomaly_map.SOURCES` from the backbone's features, `[N, h, w]`; None for no memory."""
+        features = self.standardise(raw)
+        prototypes, remoteness = self.memory(raw) if self.memory else (None, None)
+        predicted = self.predict(features, prototypes)
+        return [*self.anomaly_map.residual_distances(self.latents(features), predicted), remoteness]
+
+    def predict(self, features: Sequence[Tensor], prototypes: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The student's word on a part, from the view of it that the configuration allows; shapes of the features."""
+        predicted: tuple[Tensor, Tensor, Tensor] = self.student(
+            prototypes if self.config.student_sees == "prototypes" else features
+        )
+        return predicted
 
     def unpack(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Split frames into images, `float [N, 3, H, W]` in 0..1, and the inspect mask at map size, `[N, H/4, W/4]`.
@@ -79,9 +103,13 @@ class AtsNet(nn.Module):
             cast(EmaNorm, norm).update(x)
 
     def standardise(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Normalise the backbone's features by the moving averages."""
+        """Normalise the backbone's features by the moving averages, unless the configuration leaves them alone."""
+        if not self.config.ema_norm:
+            return [x.float() for x in features]
         return [norm(x) for norm, x in zip(self.norms, features, strict=True)]
 
     def latents(self, features: Sequence[Tensor]) -> list[Tensor]:
         """The teacher's word on standardised features: each scale through its coupling, shapes kept."""
+        if not self.config.coupling:
+            return list(features)
         return [coupling(x)[0] for coupling, x in zip(self.couplings, features, strict=True)]

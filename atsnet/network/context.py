@@ -30,16 +30,21 @@ class ChannelNorm(nn.Module):
 class DualScaleContext(nn.Module):
     """Transformer block (pre-norm, attention then feed-forward, both residual) with the two scales of attention."""
 
-    def __init__(self, channels: int, heads: int, window: int, grid: int, expansion: int = 2) -> None:
+    def __init__(
+        self, channels: int, heads: int, window: int, grid: int, *, attention: bool = True, expansion: int = 2
+    ) -> None:
+        """Without `attention` the block keeps its position convolution and feed-forward layers, for ablations."""
         super().__init__()
         if heads % 2 or channels % heads:
             raise ValueError(f"heads must be even and divide the {channels} channels, not {heads}")
         self.heads, self.window, self.grid = heads, window, grid
         # Depthwise convolution tells positions apart without tying the block to one input size.
         self.position = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.attention_norm = ChannelNorm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.join = nn.Conv2d(channels, channels, 1)
+        self.attends = attention
+        if attention:
+            self.attention_norm = ChannelNorm(channels)
+            self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+            self.join = nn.Conv2d(channels, channels, 1)
         self.mlp_norm = ChannelNorm(channels)
         self.mlp = nn.Sequential(
             nn.Conv2d(channels, expansion * channels, 1), nn.GELU(), nn.Conv2d(expansion * channels, channels, 1)
@@ -48,14 +53,15 @@ class DualScaleContext(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C, H, W]` to the same shape; H and W are multiples of the window and of the grid."""
         x = x + self.position(x)
-        q, k, v = self.qkv(self.attention_norm(x)).chunk(3, dim=1)
-        (local_q, global_q), (local_k, global_k), (local_v, global_v) = (t.chunk(2, dim=1) for t in (q, k, v))
-        attended = torch.cat(
-            [self._local(local_q, local_k, local_v), self._global(global_q, global_k, global_v)], dim=1
-        )
-        x = x + self.join(attended)
+        if self.attends:
+            x = x + self.join(self._attended(self.attention_norm(x)))
         fed: Tensor = self.mlp(self.mlp_norm(x))
         return x + fed
+
+    def _attended(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=1)
+        (local_q, global_q), (local_k, global_k), (local_v, global_v) = (t.chunk(2, dim=1) for t in (q, k, v))
+        return torch.cat([self._local(local_q, local_k, local_v), self._global(global_q, global_k, global_v)], dim=1)
 
     def _local(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention inside windows; `[N, C/2, H, W]` each."""

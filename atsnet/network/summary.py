@@ -8,12 +8,14 @@ from typing import Final
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from atsnet.config import Config
 from atsnet.network.atsnet import AtsNet
 from atsnet.network.backbone import SCALE_STRIDES
+from atsnet.network.memory import PrototypeMemory
 
 MAX_PARAMETERS: Final = 4_840_000
 """The paper's 19.36 MB in float32."""
@@ -33,7 +35,7 @@ class PartSummary(_Frozen):
 
     name: str
     parameters: int
-    """Learned numbers."""
+    """Learned numbers; the memory's prototypes and projection are among them, though no gradient reaches them."""
     statistics: int
     """Stored numbers that are not learned by gradient: moments, permutations, quantiles."""
     macs: int
@@ -89,6 +91,7 @@ def summarise(config: Config) -> NetworkSummary:
     modules |= {
         f"coupling 1/{stride}": coupling for stride, coupling in zip(SCALE_STRIDES, network.couplings, strict=True)
     }
+    modules |= {"memory": network.memory} if network.memory else {}
     modules |= {"student": network.student, "anomaly map": network.anomaly_map}
     names = {module: name for name, module in network.named_modules()}
     return NetworkSummary(
@@ -97,10 +100,20 @@ def summarise(config: Config) -> NetworkSummary:
         parts=tuple(
             PartSummary(
                 name=label,
-                parameters=sum(parameter.numel() for parameter in module.parameters()),
-                statistics=sum(buffer.numel() for buffer in module.buffers()),
+                parameters=_learned(module),
+                statistics=_stored(module) - _learned(module),
                 macs=sum(by_module.get(f"AtsNet.{names[module]}", {}).values()) // _FLOP_PER_MAC,
             )
             for label, module in modules.items()
         ),
     )
+
+
+def _learned(module: nn.Module) -> int:
+    if isinstance(module, PrototypeMemory):
+        return module.prototypes.numel() + module.projection.numel() + module.mean.numel()
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _stored(module: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))

@@ -1,4 +1,7 @@
-"""Two-stage training on normal frames: first the teacher's coupling, then the student against the frozen teacher."""
+"""Two-stage training on normal frames: first the teacher's coupling, then the student against the frozen teacher.
+
+The memory of prototypes is filled between the two; it learns nothing by gradient.
+"""
 
 import math
 import os
@@ -11,16 +14,19 @@ import torch
 from torch import Tensor
 
 from atsnet.config import Config
-from atsnet.data.augment import augment
 from atsnet.imaging import UInt8Array
-from atsnet.network.atsnet import AtsNet
+from atsnet.network.atsnet import MAP_STRIDE, AtsNet
+from atsnet.network.memory import MEMORY_STRIDE
 from atsnet.progress import Reporter, silent
 from atsnet.training.checkpoint import Position, load_checkpoint, restore_optimizer, save_checkpoint
 from atsnet.training.fitting import fit_anomaly_map
+from atsnet.training.frozen_features import FeatureBatch, FrozenFeatures
 from atsnet.training.losses import SCALE_NAMES, student_terms, teacher_terms, total_loss
 from atsnet.training.precision import bfloat16_pays
 
 _LOSS_MEMORY = 0.95
+_REMEMBERED_POSITIONS = 131_072
+"""Positions among which the memory's prototypes are chosen, as many of each frame."""
 
 
 class Trainer:
@@ -52,6 +58,7 @@ class Trainer:
         self.config, self.directory, self.device, self.report = config, directory, device, report
         self.train_frames, self.holdout_frames = train_frames, holdout_frames
         self._half = config.training.bfloat16 and bfloat16_pays(device)
+        self._features: FrozenFeatures | None = None
         self.losses: dict[str, float] = {}
         self.seconds = 0.0
 
@@ -77,10 +84,15 @@ class Trainer:
         if resume:
             start, states = load_checkpoint(self.directory, self.network)
         self.losses, self.seconds = dict(start.losses), start.seconds
+        self._features = FrozenFeatures(self.network, self.config, self.train_frames, self.device, self.report)
         for stage in (1, 2):
             if stage >= start.stage:
                 first = start.step if stage == start.stage else 0
                 self._run_stage(stage, first, states if stage == start.stage else {})
+            if stage == 1 and start.stage == 1:
+                self._fill_memory(self._features)
+            if stage == 1:
+                self._features.look_up(self.report)
         self.network.eval()
         fit_anomaly_map(self.network, self.holdout_frames, self.config.training.batch_size, self.report)
 
@@ -99,10 +111,10 @@ class Trainer:
             restore_optimizer(optimizer, states)
         self.network.train()
         began = time.monotonic() - self.seconds
-        for step, frames in zip(range(first, steps), self._batches(stage, first), strict=False):
+        for step, batch in zip(range(first, steps), self._batches(stage, first), strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = rate * _schedule(step, steps, training.warmup_steps)
-            terms = self._terms(stage, step, frames)
+            terms = self._terms(stage, step, batch)
             loss = total_loss(terms, stage, step)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -120,35 +132,51 @@ class Trainer:
             if (step + 1) % training.checkpoint_every == 0:
                 save_checkpoint(self.directory, self.network, optimizer, position)
 
-    def _batches(self, stage: int, first: int) -> Iterator[UInt8Array]:
+    def _batches(self, stage: int, first: int) -> Iterator[FeatureBatch]:
         """Endless batches from step `first` on: whole random orders of all frames, one after the other."""
         count, size, seed = len(self.train_frames), self.config.training.batch_size, self.config.training.seed
         step = first
+        assert self._features is not None
         while True:
             positions = np.arange(step * size, (step + 1) * size)
             epochs = range(positions[0] // count, positions[-1] // count + 1)
             orders = {e: np.random.default_rng((seed, stage, e)).permutation(count) for e in epochs}
             chosen = [orders[epoch][index] for epoch, index in zip(*np.divmod(positions, count), strict=True)]
             rng = np.random.default_rng((seed, stage, 1, step))
-            yield augment(self.train_frames[chosen], self.config.augment, rng)
+            yield self._features.batch(np.asarray(chosen), rng)
             step += 1
 
-    def _terms(self, stage: int, step: int, frames: UInt8Array) -> list[Tensor]:
+    def _terms(self, stage: int, step: int, batch: FeatureBatch) -> list[Tensor]:
         torch.manual_seed(np.random.SeedSequence((self.config.training.seed, stage, step)).generate_state(1)[0].item())
-        with torch.no_grad():
-            images, inspect = self.network.unpack(torch.from_numpy(frames).to(self.device))
-            with self._fast():
-                raw = self.network.backbone(images.contiguous(memory_format=torch.channels_last))
-            if stage == 1:
-                self.network.update_norms(raw)
-            features = self.network.standardise(raw)
-            if stage == 2:
-                teacher = self.network.latents(features)
+        network = self.network
         if stage == 1:
-            return teacher_terms(self.network, features)
+            network.update_norms(batch.raw)
+            return teacher_terms(network, network.standardise(batch.raw))
+        with torch.no_grad():
+            features = network.standardise(batch.raw)
+            teacher = network.latents(features)
+            prototypes = network.memory(batch.raw, batch.nearest)[0] if network.memory else None
         with self._fast():
-            student = self.network.student(features)
-        return student_terms(teacher, student, inspect, self.config.training.hard_fraction)
+            student = network.predict(features, prototypes)
+        return student_terms(teacher, student, batch.inspect, self.config.training.hard_fraction)
+
+    @torch.no_grad()
+    def _fill_memory(self, source: FrozenFeatures) -> None:
+        memory = self.network.memory
+        if memory is None:
+            return
+        seed, count, size = self.config.training.seed, len(self.train_frames), self.config.training.batch_size
+        rng, kept = np.random.default_rng((seed, 3)), max(1, _REMEMBERED_POSITIONS // count)
+        positions = []
+        for start in range(0, count, size):
+            batch = source.batch(np.arange(start, min(start + size, count)), rng)
+            stride = MEMORY_STRIDE // MAP_STRIDE
+            for described, mask in zip(memory.describe(batch.raw), batch.inspect[:, ::stride, ::stride], strict=True):
+                inspected = described[:, mask > 0].T
+                chosen = rng.permutation(len(inspected))[:kept]
+                positions.append(inspected[torch.from_numpy(np.sort(chosen)).to(self.device)])
+            self.report("gathering prototypes", min(start + size, count), count)
+        memory.fit(torch.cat(positions), seed, self.report)
 
     def _fast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)

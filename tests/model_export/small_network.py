@@ -49,14 +49,18 @@ def sane_network(config: Config, pixels: np.ndarray, seed: int = 0) -> AtsNet:
             coupling.subnet[-1].weight.normal_(0, 0.1)
             coupling.subnet[-1].bias.normal_(0, 0.1)
     images, _ = network.unpack(torch.from_numpy(pixels))
-    features = network.backbone(images)
-    for norm, x in zip(network.norms, features, strict=True):
-        norm.update(x)
-    standard = network.standardise(features)
-    latents = [coupling(x)[0] for coupling, x in zip(network.couplings, standard, strict=True)]
-    predicted = network.student(standard)
-    network.anomaly_map.fit_channels([(t - s).var(dim=(0, 2, 3)) for t, s in zip(latents, predicted, strict=True)])
-    distances = network.anomaly_map.distances(latents, predicted)
-    lower, upper = ([float(d.quantile(q)) for d in distances] for q in (0.1, 0.95))
-    network.anomaly_map.fit_scales(lower, upper)
+    raw = network.backbone(images)
+    network.update_norms(raw)
+    prototypes = None
+    if network.memory:
+        network.memory.fit(network.memory.describe(raw).permute(0, 2, 3, 1).flatten(0, 2), seed)
+        prototypes = network.memory(raw)[0]
+    features = network.standardise(raw)
+    residuals = [t - s for t, s in zip(network.latents(features), network.predict(features, prototypes), strict=True)]
+    network.anomaly_map.fit_channels([residual.var(dim=(0, 2, 3)) for residual in residuals])
+    rings = torch.arange(network.anomaly_map.rings)
+    for index, distance in enumerate(network.distances(raw)):
+        if distance is not None:
+            lower, upper = (distance.quantile(q) for q in (0.1, 0.95))
+            network.anomaly_map.fit_source(index, (lower / (1 + rings)).tolist(), (upper * (1 + 0.1 * rings)).tolist())
     return network.eval()

@@ -1,0 +1,92 @@
+"""The frozen trunk's features of the training frames, computed once where no augmentation changes the pixels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atsnet.config import AugmentConfig, Config
+from atsnet.data.augment import augment
+from atsnet.imaging import UInt8Array
+from atsnet.network.atsnet import AtsNet
+from atsnet.progress import Reporter, silent
+from atsnet.training.precision import bfloat16_pays
+
+_VALUES_PER_PIXEL = (64 / 4**2) + (128 / 8**2) + (256 / 16**2)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureBatch:
+    """What the trunk, and the memory where there is one, say of B frames."""
+
+    raw: list[Tensor]
+    """The backbone's features of the three scales."""
+    inspect: Tensor
+    """The frames' inspect masks at the map's size, `[B, H/4, W/4]`."""
+    nearest: Tensor | None
+    """Index of each position's nearest prototype, `int64 [B, H/8, W/8]`, where it is known already."""
+
+
+class FrozenFeatures:
+    """Hands out the features of chosen training frames; from memory where that is allowed and possible."""
+
+    def __init__(
+        self, network: AtsNet, config: Config, frames: UInt8Array, device: torch.device, report: Reporter = silent
+    ) -> None:
+        """Frames are `uint8 [N, H, W, C]`; with a cache the trunk sees each of them once, here."""
+        self.network, self.config, self.frames, self.device = network, config, frames, device
+        self._half = config.training.bfloat16 and bfloat16_pays(device)
+        self._cache: tuple[list[Tensor], Tensor] | None = None
+        self._nearest: Tensor | None = None
+        if config.augment == AugmentConfig() and self.cache_bytes() <= config.training.cache_megabytes * 2**20:
+            self._cache = self._compute_all(report)
+
+    def cache_bytes(self) -> int:
+        """What the features of all frames take."""
+        count, height, width = self.frames.shape[:3]
+        return int(count * height * width * _VALUES_PER_PIXEL * (2 if self._half else 4))
+
+    def batch(self, chosen: NDArray[np.intp], rng: np.random.Generator) -> FeatureBatch:
+        """Features of frames.
+
+        Args:
+            chosen: Indices of frames.
+            rng: Of the augmentation.
+        """
+        if self._cache is None:
+            return FeatureBatch(*self._compute(augment(self.frames[chosen], self.config.augment, rng)), nearest=None)
+        scales, inspect = self._cache
+        index = torch.from_numpy(chosen)
+        nearest = None if self._nearest is None else self._nearest[index].to(self.device)
+        return FeatureBatch([scale[index].to(self.device) for scale in scales], inspect[index].to(self.device), nearest)
+
+    @torch.no_grad()
+    def look_up(self, report: Reporter = silent) -> None:
+        """Find every position's nearest prototype, once the network's memory is filled; only where there is a cache."""
+        memory = self.network.memory
+        if memory is None or self._cache is None:
+            return
+        size, found = self.config.training.batch_size, []
+        for start in range(0, len(self.frames), size):
+            raw = [scale[start : start + size].to(self.device) for scale in self._cache[0]]
+            found.append(memory.nearest(memory.project(memory.describe(raw))).cpu())
+            report("nearest prototypes", min(start + size, len(self.frames)), len(self.frames))
+        self._nearest = torch.cat(found)
+
+    @torch.no_grad()
+    def _compute(self, frames: UInt8Array) -> tuple[list[Tensor], Tensor]:
+        images, inspect = self.network.unpack(torch.from_numpy(frames).to(self.device))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+            return list(self.network.backbone(images.contiguous(memory_format=torch.channels_last))), inspect
+
+    def _compute_all(self, report: Reporter) -> tuple[list[Tensor], Tensor]:
+        """All features, in the processor's memory: a GPU's is for the network."""
+        size, scales, masks = self.config.training.batch_size, [], []
+        for start in range(0, len(self.frames), size):
+            features, inspect = self._compute(self.frames[start : start + size])
+            scales.append([feature.cpu() for feature in features])
+            masks.append(inspect.cpu())
+            report("features of the trunk", min(start + size, len(self.frames)), len(self.frames))
+        return [torch.cat(parts) for parts in zip(*scales, strict=True)], torch.cat(masks)
