@@ -37,7 +37,9 @@ def test_backbone_costs_what_is_published_of_resnet18_up_to_layer3(default: Netw
 
 def test_every_parameter_is_in_one_part(default: NetworkSummary) -> None:
     network = AtsNet(Config().network, Config().input)
-    assert default.parameters == sum(parameter.numel() for parameter in network.parameters())
+    by_gradient = sum(parameter.numel() for parameter in network.parameters())
+    remembered = 8_000 * 96 + 96 * 384 + 384  # prototypes, projection and mean
+    assert default.parameters == by_gradient + remembered
     assert default.parameter_bytes == 4 * default.parameters
 
 
@@ -54,6 +56,21 @@ def test_attention_is_counted() -> None:
     assert fine - coarse == 12 * 2 * (positions_16 * 32 + positions_8 * 16)
 
 
+def test_a_memory_costs_its_projection_and_a_product_with_every_prototype() -> None:
+    summary = summarise(config(64, memory_size=100, memory_width=16))
+    assert macs_of(summary, "memory") == 8 * 8 * (384 * 16 + 16 * 100)
+    memory = next(part for part in summary.parts if part.name == "memory")
+    assert (memory.parameters, memory.statistics) == (100 * 16 + 16 * 384 + 384, 100)
+
+
+def test_what_is_switched_off_is_not_counted() -> None:
+    whole = summarise(config(64))
+    without = summarise(config(64, memory_size=0, student_sees="features", coupling=False, context=False))
+    assert "memory" not in {part.name for part in without.parts}
+    assert macs_of(without, "coupling 1/4") == 0
+    assert macs_of(without, "student") < macs_of(whole, "student")
+
+
 def test_macs_at_another_size_are_proportional_to_its_pixels() -> None:
     small, large = summarise(config(128)), summarise(config(256))
     assert large.macs == pytest.approx(4 * small.macs, rel=1e-4)  # but for the borders of the map's smoothing
@@ -62,7 +79,10 @@ def test_macs_at_another_size_are_proportional_to_its_pixels() -> None:
 
 @pytest.mark.parametrize(
     ("network", "parameters_fit"),
-    [({"student_width": 512}, False), ({"coupling_kernel": 3, "coupling_hidden": (1024, 128, 256)}, True)],
+    [
+        ({"student_width": 512}, False),
+        ({"coupling_kernel": 3, "coupling_hidden": (1024, 128, 256), "memory_size": 1_000}, True),
+    ],
 )
 def test_too_large_a_network_is_over_budget(network: dict[str, Any], parameters_fit: bool) -> None:
     summary = summarise(config(256, **network))
