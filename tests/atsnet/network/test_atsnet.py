@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,21 +10,49 @@ from atsnet.imaging import InputGeometry
 from atsnet.network.atsnet import MAP_STRIDE, AtsNet
 from atsnet.network.coupling import AffineCoupling
 
-SMALL = NetworkConfig(student_width=32, heads=4, window=4, grid=4, coupling_hidden=(8, 8, 8))
+SMALL = NetworkConfig(
+    student_width=32,
+    heads=4,
+    window=4,
+    grid=4,
+    coupling_hidden=(8, 8, 8),
+    memory_size=40,
+    memory_width=16,
+    score_fraction=0.02,
+)
 PARAMETER_BUDGET = 4_840_000
+VARIANTS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "features seen, memory kept": {"student_sees": "features"},
+    "no memory": {"student_sees": "features", "memory_size": 0},
+    "no normalisation": {"ema_norm": False},
+    "no coupling": {"coupling": False},
+    "no attention": {"context": False},
+    "nothing": {
+        "student_sees": "features",
+        "memory_size": 0,
+        "ema_norm": False,
+        "coupling": False,
+        "context": False,
+    },
+}
 
 
-def make_network(color: str = "rgb", *, width: int = 64) -> AtsNet:
-    """Random weights whose teacher is not the identity, with statistics of random frames."""
+def make_network(color: str = "rgb", *, width: int = 64, **changes: Any) -> AtsNet:
+    """Random weights whose teacher is not the identity, with statistics and prototypes of random frames."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = AtsNet(SMALL, InputGeometry(height=64, width=width, color=color))
+        config = NetworkConfig.model_validate(SMALL.model_dump() | changes)
+        network = AtsNet(config, InputGeometry(height=64, width=width, color=color))
         for coupling in network.couplings:
             assert isinstance(coupling, AffineCoupling)
             torch.nn.init.normal_(coupling.subnet[-1].weight, 0, 0.2)
     network.requires_grad_(False)
     images, _ = network.unpack(make_frames(4, color, width=width))
-    network.update_norms(network.backbone(images))
+    raw = network.backbone(images)
+    network.update_norms(raw)
+    if network.memory:
+        network.memory.fit(network.memory.describe(raw).permute(0, 2, 3, 1).flatten(0, 2), 0)
     return network
 
 
@@ -42,6 +72,69 @@ def test_frames_in_scores_and_maps_out(color: str, width: int) -> None:
     assert score.dtype == anomaly_map.dtype == torch.float32
     assert torch.isfinite(anomaly_map).all()
     assert (score > 0).all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_scores_frames(variant: str) -> None:
+    network, frames = make_network(**VARIANTS[variant]), make_frames(3, seed=1)
+    score, anomaly_map = network(frames)
+    assert anomaly_map.shape == (3, 16, 16)
+    assert torch.isfinite(anomaly_map).all()
+    assert (score > 0).all()
+    assert score.std() > 0
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "all"])
+def test_every_switch_changes_the_answer(variant: str) -> None:
+    frames = make_frames(1, seed=1)
+    assert not torch.allclose(make_network(**VARIANTS[variant])(frames)[1], make_network()(frames)[1], rtol=1e-3)
+
+
+def test_without_normalisation_and_coupling_the_teachers_word_is_the_features() -> None:
+    network = make_network(ema_norm=False, coupling=False)
+    raw = network.backbone(network.unpack(make_frames(2))[0])
+    standardised = network.standardise(raw)
+    assert all(torch.equal(a, b) for a, b in zip(standardised, raw, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(network.latents(standardised), raw, strict=True))
+    usual = make_network()
+    standardised = usual.standardise(raw)
+    assert float(standardised[1].mean().abs()) < 0.05
+    assert not torch.allclose(usual.latents(standardised)[1], standardised[1])
+
+
+def test_the_student_sees_the_part_through_its_prototypes_alone() -> None:
+    """With the same prototypes recalled, what else lies there makes no difference to what it predicts."""
+    network = make_network()
+    first, second = (
+        network.standardise(network.backbone(network.unpack(make_frames(2, seed=seed))[0])) for seed in (1, 2)
+    )
+    assert not torch.allclose(first[0], second[0])
+    prototypes, _ = network.memory(network.backbone(network.unpack(make_frames(2, seed=1))[0]))
+    for a, b in zip(network.predict(first, prototypes), network.predict(second, prototypes), strict=True):
+        assert torch.equal(a, b)
+    other = make_network(student_sees="features")
+    predictions = zip(other.predict(first, prototypes), other.predict(second, prototypes), strict=True)
+    assert not any(torch.allclose(a, b) for a, b in predictions)
+
+
+def test_a_change_that_leaves_the_nearest_prototypes_leaves_the_prediction() -> None:
+    """From frames on: the teacher's word changes everywhere, the student's where another prototype is recalled."""
+    network = make_network()
+    raw = list(network.backbone(network.unpack(make_frames(1))[0]))
+    changed = [raw[0] + 1, *raw[1:]]  # the memory does not look at the finest scale
+    calm, loud = network.distances(raw), network.distances(changed)
+    assert not torch.allclose(calm[0], loud[0])
+    assert all(torch.equal(a, b) for a, b in zip(calm[1:], loud[1:], strict=True))
+
+
+def test_distances_are_those_of_all_sources() -> None:
+    network = make_network(width=128)
+    raw = network.backbone(network.unpack(make_frames(2, width=128))[0])
+    quarter, eighth, sixteenth, memory = network.distances(raw)
+    shapes = [(2, 16, 32), (2, 8, 16), (2, 4, 8), (2, 8, 16)]
+    assert [d.shape for d in (quarter, eighth, sixteenth, memory)] == shapes
+    assert torch.equal(memory, network.memory(raw)[1])
+    assert make_network(memory_size=0, student_sees="features").distances(raw)[3] is None
 
 
 def test_a_grey_picture_scores_the_same_in_mono_and_in_rgb() -> None:

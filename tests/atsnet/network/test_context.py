@@ -96,6 +96,22 @@ def test_global_attention_sees_the_far_corner() -> None:
     assert (difference[:, -1, -1] > 1e-6).all()
 
 
+def test_without_attention_only_the_neighbourhood_counts() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        block = DualScaleContext(CHANNELS, HEADS, WINDOW, GRID, attention=False).requires_grad_(False).eval()
+    assert {name.split(".")[0] for name, _ in block.named_parameters()} == {"position", "mlp_norm", "mlp"}
+    x = features()
+    with_position = x + block.position(x)
+    assert torch.equal(block(x), with_position + block.mlp(block.mlp_norm(with_position)))
+    changed = x.clone()
+    changed[:, 0, 4, 5] += 1
+    difference = (block(changed) - block(x)).abs().sum(dim=1)
+    assert (difference[:, 3:6, 4:7] > 0).all()
+    difference[:, 3:6, 4:7] = 0
+    assert torch.equal(difference, torch.zeros_like(difference))
+
+
 def test_pictures_of_a_batch_do_not_see_each_other() -> None:
     block, x = random_block(), features()
     changed = x.clone()

@@ -1,14 +1,31 @@
+import pytest
 import torch
 from torch import Tensor
 
 from atsnet.network.backbone import SCALE_CHANNELS
 from atsnet.network.student import Student
 
+PROTOTYPE_WIDTH = 12
 
-def make_student(*, dropout: float = 0.0, noise: float = 0.0) -> Student:
+
+def make_student(
+    *, dropout: float = 0.0, noise: float = 0.0, prototypes: bool = False, attention: bool = True
+) -> Student:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Student(32, 4, 4, 4, dropout, noise).requires_grad_(False)
+        width = PROTOTYPE_WIDTH if prototypes else None
+        student = Student(32, 4, 4, 4, dropout, noise, prototype_width=width, attention=attention)
+    return student.requires_grad_(False)
+
+
+def recalled(height: int = 4, width: int = 4) -> Tensor:
+    """Prototypes at 1/8 of a frame that has `height` x `width` positions at 1/16."""
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(2, PROTOTYPE_WIDTH, 2 * height, 2 * width, generator=generator)
+
+
+def seen(prototypes: bool) -> list[Tensor] | Tensor:
+    return recalled() if prototypes else features()
 
 
 def features(height: int = 4, width: int = 4) -> list[Tensor]:
@@ -23,27 +40,34 @@ def same(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_predictions_have_the_shapes_of_the_features() -> None:
+@pytest.mark.parametrize("attention", [True, False])
+def test_predictions_have_the_shapes_of_the_features(attention: bool) -> None:
     x = features(4, 8)
-    assert [y.shape for y in make_student().eval()(x)] == [part.shape for part in x]
+    shapes = [part.shape for part in x]
+    assert [y.shape for y in make_student(attention=attention).eval()(x)] == shapes
+    student = make_student(prototypes=True, attention=attention).eval()
+    assert [y.shape for y in student(recalled(4, 8))] == shapes
 
 
-def test_eval_mode_is_deterministic_whatever_dropout_and_noise() -> None:
-    student, x = make_student(dropout=0.5, noise=1.0).eval(), features()
+@pytest.mark.parametrize("prototypes", [True, False])
+def test_eval_mode_is_deterministic_whatever_dropout_and_noise(prototypes: bool) -> None:
+    student, x = make_student(dropout=0.5, noise=1.0, prototypes=prototypes).eval(), seen(prototypes)
     assert same(student(x), student(x))
-    assert same(student(x), make_student().eval()(x))
+    assert same(student(x), make_student(prototypes=prototypes).eval()(x))
 
 
-def test_noise_and_dropout_act_in_training_mode_each_by_itself() -> None:
-    x = features()
-    assert same(make_student().train()(x), make_student().eval()(x))
-    for student in (make_student(noise=0.5), make_student(dropout=0.5)):
+@pytest.mark.parametrize("prototypes", [True, False])
+def test_noise_and_dropout_act_in_training_mode_each_by_itself(prototypes: bool) -> None:
+    x = seen(prototypes)
+    assert same(make_student(prototypes=prototypes).train()(x), make_student(prototypes=prototypes).eval()(x))
+    for student in (make_student(noise=0.5, prototypes=prototypes), make_student(dropout=0.5, prototypes=prototypes)):
         student.train()
         assert not same(student(x), student(x))
 
 
-def test_training_mode_repeats_with_the_random_seed() -> None:
-    student, x = make_student(dropout=0.3, noise=0.5).train(), features()
+@pytest.mark.parametrize("prototypes", [True, False])
+def test_training_mode_repeats_with_the_random_seed(prototypes: bool) -> None:
+    student, x = make_student(dropout=0.3, noise=0.5, prototypes=prototypes).train(), seen(prototypes)
     outputs = []
     with torch.random.fork_rng():
         for _ in range(2):
@@ -71,8 +95,23 @@ def test_fine_detail_does_not_pass_the_bottleneck() -> None:
         assert torch.allclose(a, b, atol=1e-4)
 
 
-def test_all_parameters_receive_a_gradient() -> None:
-    student = make_student(dropout=0.1, noise=0.1).requires_grad_(True).train()
-    sum(y.square().sum() for y in student(features())).backward()
+def test_a_prototype_reaches_every_prediction_and_its_place_matters() -> None:
+    """At 1/8 one prototype in full detail: what its three neighbours are is not averaged away."""
+    student = make_student(prototypes=True).eval()
+    reference = student(recalled())
+    changed = recalled()
+    changed[:, :, 2, 5] += 1
+    assert all((a - b).abs().max() > 1e-4 for a, b in zip(student(changed), reference, strict=True))
+    swapped = recalled()
+    swapped[:, :, [2, 3], 5] = swapped[:, :, [3, 2], 5]
+    assert all((a - b).abs().max() > 1e-4 for a, b in zip(student(swapped), reference, strict=True))
+
+
+@pytest.mark.parametrize("prototypes", [True, False])
+@pytest.mark.parametrize("attention", [True, False])
+def test_all_parameters_receive_a_gradient(prototypes: bool, attention: bool) -> None:
+    student = make_student(dropout=0.1, noise=0.1, prototypes=prototypes, attention=attention)
+    student.requires_grad_(True).train()
+    sum(y.square().sum() for y in student(seen(prototypes))).backward()
     silent = [name for name, p in student.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent == []
