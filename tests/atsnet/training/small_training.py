@@ -14,7 +14,9 @@ from atsnet.training.run_directory import BackboneSource
 BACKBONE = BackboneSource(name="random", sha256="0" * 64, licence="none", origin="tests")
 
 
-def small_config(*, color: str = "mono", **training: Any) -> Config:
+def small_config(
+    *, color: str = "mono", augmented: bool = True, network: dict[str, Any] | None = None, **training: Any
+) -> Config:
     """Every key whose default could be tuned and would make a test slow or aimless is given."""
     defaults = {
         "seed": 1,
@@ -38,8 +40,12 @@ def small_config(*, color: str = "mono", **training: Any) -> Config:
                 "coupling_hidden": [8, 8, 8],
                 "dropout": 0.1,
                 "noise": 0.1,
+                "memory_size": 64,
+                "memory_width": 16,
+                "border_rings": 3,
+                **(network or {}),
             },
-            "augment": {"horizontal_flip": True, "brightness": 0.05},
+            "augment": {"horizontal_flip": True, "brightness": 0.05} if augmented else {},
             "training": {**defaults, **training},
         }
     )

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,53 +8,109 @@ from small_training import make_frames, make_network, small_config
 from torch import Tensor
 
 from atsnet.imaging import UInt8Array
+from atsnet.network.anomaly_map import border_depth, resize
 from atsnet.network.atsnet import AtsNet
-from atsnet.training.fitting import LOWER_QUANTILE, UPPER_QUANTILE, fit_anomaly_map
+from atsnet.training.fitting import LOWER_QUANTILE, MIN_POSITIONS, UPPER_QUANTILE, fit_anomaly_map
 
 
-def residuals(network: AtsNet, frames: UInt8Array) -> tuple[list[Tensor], list[Tensor]]:
-    """Residuals of inspected positions, `[P, C]`, and weighted distances there, `[P]`, of each scale."""
-    with torch.no_grad():
-        images, inspect = network.unpack(torch.from_numpy(frames))
-        features = network.standardise(network.backbone(images))
-        teacher = [coupling(x)[0] for coupling, x in zip(network.couplings, features, strict=True)]
-        student = network.student(features)
-        inspected = [inspect[:, :: 16 // t.shape[2], :: 16 // t.shape[3]] > 0 for t in teacher]
-        errors = [(t - s).permute(0, 2, 3, 1)[where] for t, s, where in zip(teacher, student, inspected, strict=True)]
-        distances = network.anomaly_map.distances(teacher, student)
-        return errors, [d[where] for d, where in zip(distances, inspected, strict=True)]
+def made(seed: int = 9, **network: Any) -> AtsNet:
+    """A network with the statistics and the prototypes of other frames."""
+    made = make_network(small_config(network=network))
+    images, _ = made.unpack(torch.from_numpy(make_frames(4, seed=seed)))
+    raw = made.backbone(images)
+    made.update_norms(raw)
+    if made.memory:
+        made.memory.fit(made.memory.describe(raw).permute(0, 2, 3, 1).flatten(0, 2), 0)
+    return made
 
 
-def fitted(frames: UInt8Array, batch_size: int = 3) -> AtsNet:
-    network = make_network(small_config())
-    images, _ = network.unpack(torch.from_numpy(make_frames(4, seed=9)))
-    network.update_norms(network.backbone(images))
-    fit_anomaly_map(network, frames, batch_size)
-    return network
+def fitted(frames: UInt8Array, batch_size: int = 3, **network: Any) -> AtsNet:
+    result = made(**network)
+    fit_anomaly_map(result, frames, batch_size)
+    return result
+
+
+@torch.no_grad()
+def residuals(network: AtsNet, frames: UInt8Array) -> list[Tensor]:
+    """Residuals of inspected positions, `[P, C]`, of each scale."""
+    images, inspect = network.unpack(torch.from_numpy(frames))
+    raw = network.backbone(images)
+    features = network.standardise(raw)
+    student = network.predict(features, network.memory(raw)[0] if network.memory else None)
+    errors = []
+    for t, s in zip(network.latents(features), student, strict=True):
+        inspected = inspect[:, :: 16 // t.shape[2], :: 16 // t.shape[3]] > 0
+        errors.append((t - s).permute(0, 2, 3, 1)[inspected])
+    return errors
+
+
+@torch.no_grad()
+def normalised(network: AtsNet, frames: UInt8Array) -> tuple[list[Tensor], Tensor]:
+    """Distances of each source with offsets and gains applied, and the depths, 0 for padding; `[N, 16, 16]` each."""
+    images, inspect = network.unpack(torch.from_numpy(frames))
+    depth = border_depth(inspect, network.anomaly_map.rings).sum(dim=1)
+    ring = (depth - 1).clamp(min=0).long()
+    found = []
+    for index, distance in enumerate(network.distances(network.backbone(images))):
+        if distance is not None:
+            offset, gain = (values[index][ring] for values in (network.anomaly_map.offsets, network.anomaly_map.gains))
+            found.append((resize(distance, (16, 16)) - offset) * gain)
+    return found, depth
 
 
 def test_channel_weights_are_inverse_mean_squares_of_inspected_residuals() -> None:
     frames = make_frames(5)
     network = fitted(frames)
-    errors, _ = residuals(network, frames)
-    for index, error in enumerate(errors):
+    for index, error in enumerate(residuals(network, frames)):
         power = error.double().square().mean(dim=0).float()
-        weight = getattr(network.anomaly_map, f"channel_weight_{index}")
+        weight = network.anomaly_map.channel_weight(index)
         plain = power > 0.2 * power.median()  # below is the floor
         assert plain.sum() > len(power) / 2
         assert torch.allclose(weight[plain], 1 / power[plain], rtol=1e-3)
 
 
-def test_quantiles_of_inspected_distances_become_zero_and_one() -> None:
-    frames = make_frames(5)
-    network = fitted(frames)
-    _, distances = residuals(network, frames)
-    for index, distance in enumerate(distances):
-        normalised = (distance - network.anomaly_map.offsets[index]) * network.anomaly_map.gains[index]
-        below_zero, below_one = (normalised <= 1e-4).float().mean(), (normalised <= 1 + 1e-4).float().mean()
-        slack = 1.5 / len(distance)
-        assert below_zero.item() == pytest.approx(LOWER_QUANTILE, abs=slack)
-        assert below_one.item() == pytest.approx(UPPER_QUANTILE, abs=slack)
+@pytest.mark.parametrize("network", [{}, {"memory_size": 0, "student_sees": "features"}])
+def test_every_rings_own_quantiles_become_zero_and_one(network: dict[str, Any]) -> None:
+    frames = make_frames(8)
+    result = fitted(frames, **network)
+    sources, depth = normalised(result, frames)
+    assert len(sources) == (3 if network else 4)
+    for ring in range(1, 4):
+        for values in sources:
+            of_ring = values[depth == ring]
+            assert len(of_ring) >= MIN_POSITIONS
+            slack = 4.5 / len(of_ring)  # on the frame's edge, interpolated positions are equal in fours
+            assert (of_ring <= 1e-4).float().mean().item() == pytest.approx(LOWER_QUANTILE, abs=slack)
+            assert (of_ring <= 1 + 1e-4).float().mean().item() == pytest.approx(UPPER_QUANTILE, abs=slack)
+    offsets = result.anomaly_map.offsets[: len(sources)]
+    assert all(len(set(source)) == 3 for source in offsets.tolist())
+
+
+def test_a_ring_with_few_positions_borrows_its_neighbours() -> None:
+    """On one frame of 12 x 16 inspected positions the rings have 52, 44 and 96 of them."""
+    frames = make_frames(1)
+    result = fitted(frames)
+    images, inspect = result.unpack(torch.from_numpy(frames))
+    depth = border_depth(inspect, 3).sum(dim=1)
+    assert [int((depth == ring).sum()) for ring in range(4)] == [64, 52, 44, 96]
+    with torch.no_grad():
+        distance = result.distances(result.backbone(images))[0]
+    assert distance is not None
+    # None has enough, nor have two of them: all are pooled.
+    everywhere = distance[depth > 0].sort().values
+    assert torch.allclose(result.anomaly_map.offsets[0], everywhere[round(LOWER_QUANTILE * 192) - 1].expand(3))
+    frames = make_frames(3)
+    images, inspect = result.unpack(torch.from_numpy(frames))
+    result = fitted(frames)
+    depth = border_depth(inspect, 3).sum(dim=1)
+    with torch.no_grad():
+        distance = result.distances(result.backbone(images))[0]
+    assert distance is not None
+    # Of three frames, the innermost has 288; the outermost needs its one neighbour, and the middle one both.
+    for ring, pooled in enumerate(((1, 2), (1, 2, 3), (3,))):
+        values = distance[torch.isin(depth, torch.tensor(pooled).float())].sort().values
+        expected = values[round(LOWER_QUANTILE * len(values)) - 1]
+        assert result.anomaly_map.offsets[0, ring].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_the_batch_size_does_not_matter() -> None:
@@ -64,7 +121,7 @@ def test_the_batch_size_does_not_matter() -> None:
 
 
 def test_one_frame_is_enough_and_parameters_stay() -> None:
-    network = make_network(small_config())
+    network = made()
     before = [parameter.clone() for parameter in network.parameters()]
     fit_anomaly_map(network, make_frames(1), 4)
     assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
@@ -87,12 +144,17 @@ def test_progress_reaches_the_number_of_frames() -> None:
         assert values is None
         seen.append((task, done, total))
 
-    fit_anomaly_map(make_network(small_config()), make_frames(5), 2, report)
+    fit_anomaly_map(made(), make_frames(5), 2, report)
     tasks = list(dict.fromkeys(task for task, _, _ in seen))
     assert len(tasks) == 2
     for task in tasks:
         assert [done for name, done, _ in seen if name == task] == [2, 4, 5]
     assert {total for _, _, total in seen} == {5}
+
+
+def test_a_memory_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"memory: the quantiles 0.0 and 0.0"):
+        fit_anomaly_map(make_network(small_config()), make_frames(2), 2)
 
 
 def test_a_scale_without_variation_is_refused() -> None:
@@ -105,5 +167,5 @@ def test_a_scale_without_variation_is_refused() -> None:
         network.student.head_8.bias.fill_(1.0)
         network.student.head_4.bias.fill_(1.0)
         network.student.head_16.bias.fill_(1.0)
-    with pytest.raises(ValueError, match="scale 0: the quantiles"):
+    with pytest.raises(ValueError, match="1/4: the quantiles"):
         fit_anomaly_map(network, frames, 2)

@@ -1,10 +1,12 @@
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save as to_bytes
 from small_training import make_frames, make_network, small_config
 from torch import Tensor
@@ -74,12 +76,15 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others(tmp_path: Pat
     assert trained_bytes(tmp_path, small_config(seed=2)) != first
 
 
-@pytest.mark.parametrize("bfloat16", [False, True])
-@pytest.mark.parametrize("stop", [("stage 1", 3), ("stage 2", 1), ("stage 2", 3), ("fitting", 2)])
+@pytest.mark.parametrize(("bfloat16", "augmented"), [(False, True), (True, False)])
+@pytest.mark.parametrize(
+    "stop",
+    [("stage 1", 3), ("stage 1", 4), ("choosing prototypes", 33), ("stage 2", 1), ("stage 2", 3), ("fitting", 2)],
+)
 def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(
-    tmp_path: Path, stop: tuple[str, int], bfloat16: bool
+    tmp_path: Path, stop: tuple[str, int], bfloat16: bool, augmented: bool
 ) -> None:
-    config = small_config(checkpoint_every=2, bfloat16=bfloat16)
+    config = small_config(checkpoint_every=2, bfloat16=bfloat16, augmented=augmented)
     whole = make_trainer(tmp_path, config)
     whole.run()
     shutil.rmtree(tmp_path)
@@ -133,9 +138,11 @@ def test_each_stage_changes_its_own_part_only(tmp_path: Path) -> None:
     network = make_network(config)
     states = [copy_of(network)]
 
-    def watch(_: str, done: int, total: int, values: Mapping[str, float] | None = None) -> None:
+    def watch(task: str, done: int, total: int, values: Mapping[str, float] | None = None) -> None:
         if values and done == total:
             states.append(copy_of(network))
+        elif task == "choosing prototypes" and done == total:
+            assert len(states) == 2  # between the stages
 
     make_trainer(tmp_path, config, network=network, report=watch).run()
     states.append(copy_of(network))
@@ -145,35 +152,99 @@ def test_each_stage_changes_its_own_part_only(tmp_path: Path) -> None:
 
     start, after_teacher, after_student, end = states
     assert changed(start, after_teacher) == {"norms", "couplings"}
-    assert changed(after_teacher, after_student) == {"student"}
+    assert changed(after_teacher, after_student) == {"student", "memory"}
     assert changed(after_student, end) == {"anomaly_map"}
     assert not network.training
     assert not network.student.training
 
 
+class Asked:
+    """Stands in for the features: hands back which frames were asked for, and a number of the augmentation's."""
+
+    def batch(self, chosen: NDArray[np.intp], rng: np.random.Generator) -> tuple[list[int], float]:
+        return chosen.tolist(), rng.random()
+
+
+def asked_batches(trainer: Trainer, stage: int, first: int) -> Iterator[tuple[list[int], float]]:
+    trainer._features = Asked()
+    return trainer._batches(stage, first)
+
+
+@pytest.mark.parametrize(
+    ("switches", "trained"),
+    [
+        ({"student_sees": "features"}, {"norms", "couplings", "memory", "student", "anomaly_map"}),
+        ({"student_sees": "features", "memory_size": 0}, {"norms", "couplings", "student", "anomaly_map"}),
+        (
+            {"ema_norm": False, "coupling": False, "context": False},
+            {"norms", "couplings", "memory", "student", "anomaly_map"},
+        ),
+    ],
+)
+def test_a_network_with_parts_switched_off_is_trained_too(
+    tmp_path: Path, switches: dict[str, Any], trained: set[str]
+) -> None:
+    config = small_config(augmented=False, network=switches)
+    network = make_network(config)
+    before = copy_of(network)
+    make_trainer(tmp_path, config, network=network).run()
+    after = copy_of(network)
+    assert {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])} == trained
+    score, _ = network(torch.from_numpy(make_frames(2, seed=3)))
+    assert torch.isfinite(score).all()
+    assert (score > 0).all()
+
+
+def test_the_memory_knows_inspected_places_of_training_frames(tmp_path: Path) -> None:
+    """A quarter of each frame is padding."""
+    frames = make_frames(4)
+    trainer = make_trainer(tmp_path, small_config(augmented=False), frames=frames)
+    trainer.run()
+    memory = trainer.network.memory
+    assert memory is not None
+    images, inspect = trainer.network.unpack(torch.from_numpy(frames))
+    described = memory.describe(trainer.network.backbone(images))
+    inspected = described.permute(0, 2, 3, 1)[inspect[:, ::2, ::2] > 0]
+    assert len(inspected) == 4 * 6 * 8
+    assert torch.allclose(memory.mean, inspected.mean(dim=0), atol=1e-5)
+    vectors = memory.project(inspected.T[None, :, :, None]).flatten(0, 2)
+    nearest = torch.cdist(memory.prototypes.double(), vectors.double()).amin(dim=1)
+    assert nearest.max() < 1e-3
+    assert torch.equal(memory.half_norms, memory.prototypes.square().sum(dim=1) / 2)
+
+
+def test_frames_without_a_cache_give_the_memory_of_frames_with_one(tmp_path: Path) -> None:
+    memories = []
+    for megabytes in (0, 100):
+        trainer = make_trainer(tmp_path, small_config(augmented=False, cache_megabytes=megabytes))
+        trainer.run()
+        assert trainer.network.memory is not None
+        memories.append(trainer.network.memory)
+    first, second = memories
+    assert torch.allclose(first.mean, second.mean, atol=1e-5)
+    assert torch.cdist(first.prototypes, second.prototypes).amin(dim=1).max() < 0.01
+
+
 def test_batches_hold_every_frame_once_an_epoch(tmp_path: Path) -> None:
-    frames = make_frames(6)
-    frames[:, 0, 0, 0] = np.arange(6)
-    config = small_config(batch_size=4).model_copy(update={"augment": Config().augment})
-    batches = make_trainer(tmp_path, config, frames=frames)._batches(1, 0)
-    drawn = np.concatenate([next(batches)[:, 0, 0, 0] for _ in range(6)]).reshape(4, 6)  # 6 batches are 4 epochs
+    batches = asked_batches(make_trainer(tmp_path, small_config(batch_size=4)), 1, 0)
+    drawn = np.concatenate([next(batches)[0] for _ in range(6)]).reshape(4, 6)  # 6 batches are 4 epochs
     assert all(sorted(epoch) == list(range(6)) for epoch in drawn.tolist())
     assert len({tuple(epoch) for epoch in drawn.tolist()}) > 1
 
 
 def test_batches_larger_than_the_data_set_repeat_frames(tmp_path: Path) -> None:
-    config = small_config(batch_size=8)
-    batch = next(make_trainer(tmp_path, config, frames=make_frames(3))._batches(1, 0))
-    assert batch.shape == (8, 64, 64, 2)
+    chosen, _ = next(asked_batches(make_trainer(tmp_path, small_config(batch_size=8), frames=make_frames(3)), 1, 0))
+    assert len(chosen) == 8
+    assert [chosen.count(index) for index in range(3)].count(3) == 2
 
 
 def test_batches_of_a_later_step_do_not_need_the_earlier_ones(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, small_config())
-    from_start, later = trainer._batches(2, 0), trainer._batches(2, 5)
+    from_start, later = asked_batches(trainer, 2, 0), asked_batches(trainer, 2, 5)
     for _ in range(5):
         next(from_start)
-    assert np.array_equal(next(from_start), next(later))
-    assert not np.array_equal(next(trainer._batches(1, 5)), next(trainer._batches(2, 5)))
+    assert next(from_start) == next(later)
+    assert next(asked_batches(trainer, 1, 5)) != next(asked_batches(trainer, 2, 5))
 
 
 @pytest.mark.parametrize(("part", "stage"), [("backbone", 1), ("couplings", 1), ("student", 2)])
