@@ -22,6 +22,7 @@ CONFIG = Config.model_validate(
             "window": 4,
             "grid": 2,
             "coupling_hidden": [16, 16, 16],
+            "memory_size": 64,
             "score_fraction": 0.02,
         },
     }
