@@ -60,10 +60,10 @@ def paste_anomalies(
     pixels, masks = frames.copy(), np.zeros(frames.shape[:3], np.bool_)
     names = tuple(kinds[index % len(kinds)] for index in range(len(frames)))
     for index, kind in enumerate(names):
-        for _ in range(_ATTEMPTS):
+        inspect = frames[index, :, :, -1] >= 128
+        for _ in range(_ATTEMPTS if inspect.any() else 0):
             source = sources[rng.integers(len(sources))][:, :, :-1].astype(np.float32)
             image = frames[index, :, :, :-1].astype(np.float32)
-            inspect = frames[index, :, :, -1] >= 128
             changed = np.clip(np.rint(KINDS[kind](image, inspect, source, rng)), 0, 255).astype(np.uint8)
             changed[~inspect] = frames[index, :, :, :-1][~inspect]
             difference = np.abs(changed.astype(np.int16) - frames[index, :, :, :-1]).max(axis=2)
