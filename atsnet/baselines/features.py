@@ -22,6 +22,8 @@ class Features:
 
     scales: tuple[Tensor, ...]
     """`float32 [N, 64, H/4, W/4]`, `[N, 128, H/8, W/8]`, `[N, 256, H/16, W/16]`."""
+    images: Tensor
+    """`float [N, 3, H, W]` in 0..1, what the trunk was given."""
     mask: Tensor
     """`float [N, 1, H, W]`, 1 where the frame is inspected and 0 where it is padding."""
 
@@ -60,7 +62,7 @@ class FrameTrunk:
     def features(self, pixels: UInt8Array) -> Features:
         """The trunk's features of a batch of frames, `uint8 [N, H, W, C]`."""
         images, mask = self.unpack(pixels)
-        return Features(self.trunk(images), mask)
+        return Features(self.trunk(images), images, mask)
 
     def batches(
         self, pixels: UInt8Array, task: str, report: Reporter = silent, batch_size: int = 16

@@ -1,7 +1,7 @@
-"""Local means, resizing and smoothing over inspected positions alone.
+"""Local means, resizing and smoothing over inspected positions alone: nothing leaks from the padding into the part.
 
-Each is a linear filter divided by the same filter of the mask, so that nothing leaks from the padding into the part
-and a flat map stays flat beside it.
+Resizing and smoothing are linear filters divided by the same filter of the mask, so that a flat map stays flat beside
+the padding.
 """
 
 import math
@@ -18,20 +18,23 @@ MAP_STRIDE = 4
 
 
 def local_mean(features: Tensor, inspected: Tensor) -> Tensor:
-    """Mean over the inspected ones of the 3x3 positions around each.
+    """Sum of the inspected ones of the 3x3 positions around each, divided by nine.
+
+    Positions beyond the part count as zeros, as those beyond the image do in the published code. It is not a detail:
+    features shrink at the border, and with them the distances between normal borders, which vary the most.
 
     Args:
         features: `[N, C, h, w]`.
         inspected: `bool [N, h, w]`.
 
     Returns:
-        `[N, C, h, w]`, 0 where no position around is inspected.
+        `[N, C, h, w]`.
     """
-    return _over_inspected(lambda x: F.avg_pool2d(x, 3, 1, 1), features, inspected)
+    return F.avg_pool2d(features * inspected.unsqueeze(1), 3, 1, 1)
 
 
 def resize(features: Tensor, inspected: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resizing to `size` (height, width); shapes as for `local_mean`."""
+    """Bilinear resizing to `size` (height, width) over inspected positions; shapes as for `local_mean`."""
     if features.shape[2:] == size:
         return features
     return _over_inspected(

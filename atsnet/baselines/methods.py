@@ -6,7 +6,10 @@ from typing import Final, Protocol
 import torch
 
 from atsnet.baselines.detector import Detector
+from atsnet.baselines.mkd import Mkd
+from atsnet.baselines.padim import Padim
 from atsnet.baselines.patchcore import PatchCore
+from atsnet.baselines.stfpm import Stfpm
 from atsnet.imaging import InputGeometry
 from atsnet.network.backbone import ResNet18Trunk
 
@@ -20,4 +23,4 @@ class MakeDetector(Protocol):
         """`seed` rules all that is random; `device` is the CPU by default."""
 
 
-METHODS: Final[Mapping[str, MakeDetector]] = {"patchcore": PatchCore}
+METHODS: Final[Mapping[str, MakeDetector]] = {"mkd": Mkd, "stfpm": Stfpm, "patchcore": PatchCore, "padim": Padim}

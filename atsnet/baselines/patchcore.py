@@ -43,7 +43,7 @@ class PatchCore:
         *,
         coreset: float = 0.01,
         neighbours: int = 9,
-        image_score: Literal["reweighted", "max"] = "reweighted",
+        image_score: Literal["max", "reweighted"] = "max",
     ) -> None:
         """Make a detector without a memory.
 
@@ -54,7 +54,7 @@ class PatchCore:
             device: The CPU by default.
             coreset: Share of the patches that is kept (the paper: 1 %, 10 % and 25 %).
             neighbours: Of the nearest memory, that the image score is weighted by (the paper's b).
-            image_score: The paper's (equations 6 and 7), or the maximum of the smoothed map.
+            image_score: The maximum of the smoothed map, or the paper's weighted distance (equations 6 and 7).
         """
         self.trunk = FrameTrunk(trunk, geometry, device or torch.device("cpu"))
         self.seed, self.coreset, self.neighbours, self.image_score = seed, coreset, neighbours, image_score

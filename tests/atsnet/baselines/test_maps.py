@@ -10,12 +10,12 @@ def mask(count: int = 1, side: int = 8) -> torch.Tensor:
     return inspected
 
 
-def test_local_mean_is_over_inspected_neighbours() -> None:
+def test_local_mean_counts_what_is_not_inspected_as_zero() -> None:
     x, inspected = torch.rand(2, 3, 8, 8), mask(2)
     result = maps.local_mean(x, inspected)
     assert torch.allclose(result[:, :, 3, 2], x[:, :, 2:5, 1:4].mean((2, 3)))
-    assert torch.allclose(result[:, :, 3, 5], x[:, :, 2:5, 4:6].mean((2, 3)))  # column 6 is padding
-    assert torch.allclose(result[:, :, 0, 0], x[:, :, :2, :2].mean((2, 3)))  # nothing lies beyond the corner
+    assert torch.allclose(result[:, :, 3, 5], x[:, :, 2:5, 4:6].sum((2, 3)) / 9)  # column 6 is padding
+    assert torch.allclose(result[:, :, 0, 0], x[:, :, :2, :2].sum((2, 3)) / 9)  # nothing lies beyond the corner
     assert torch.equal(result[:, :, :, 7], torch.zeros(2, 3, 8))
 
 

@@ -58,7 +58,7 @@ def test_memory_holds_a_share_of_the_inspected_patches() -> None:
 
 
 def test_image_score_is_the_papers() -> None:
-    detector = fitted(coreset=0.3, neighbours=4)
+    detector = fitted(coreset=0.3, neighbours=4, image_score="reweighted")
     frame = with_defect(make_frames(1, seed=9))
     patches = embed(FrameTrunk(make_trunk(), GEOMETRY, CPU).features(frame))[0, :, 2:6].reshape(-1, 384).double()
     bank = detector.bank.double()
