@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from atsnet.network.anomaly_map import AnomalyMap, border_depth, smooth_inspected
+from atsnet.network.anomaly_map import SOURCES, AnomalyMap, border_depth, smooth_inspected
 from atsnet.network.atsnet import MAP_STRIDE, AtsNet
 from atsnet.network.backbone import SCALE_CHANNELS, SCALE_STRIDES, BasicBlock, ResNet18Trunk
 from atsnet.network.context import ChannelNorm, DualScaleContext
@@ -25,7 +25,8 @@ TAIL_MODULE: Final = "tail"
 """Submodule whose arithmetic has to stay float32 whatever the precision of the rest."""
 
 
-SOURCE_STRIDES: Final = (*SCALE_STRIDES, MEMORY_STRIDE)
+MEMORY, HEAD = SOURCES.index("memory"), SOURCES.index("evidence")
+SOURCE_STRIDES: Final = (*SCALE_STRIDES, MEMORY_STRIDE, MAP_STRIDE)
 """Frame pixels a side of one position of each source of evidence."""
 
 
@@ -47,6 +48,7 @@ class DeployableGraph(nn.Module):
         self.memory = network.memory
         self.student = network.student
         self.sees_prototypes = network.config.student_sees == "prototypes"
+        self.evidence_head = network.evidence_head
         for module in list(self.student.modules()):
             if isinstance(module, DualScaleContext):
                 _fold_channel_norms(module)
@@ -70,9 +72,11 @@ class DeployableGraph(nn.Module):
         teacher = features
         if self.couplings is not None:
             teacher = [coupling(scale)[0] for coupling, scale in zip(self.couplings, features, strict=True)]
-        prototypes, remoteness = self.memory(raw) if self.memory is not None else (None, None)
-        student = self.student(prototypes if self.sees_prototypes else features)
-        score, anomaly_map = self.tail(teacher, student, remoteness, planes[:, -1:])
+        recollection = self.memory(raw) if self.memory is not None else None
+        student = self.student(recollection.prototypes if recollection and self.sees_prototypes else features)
+        distance, missed = (recollection.distance, recollection.missed) if recollection else (None, None)
+        logits = self.evidence_head(features, missed) if self.evidence_head is not None else None
+        score, anomaly_map = self.tail(teacher, student, distance, logits, planes[:, -1:])
         return score, anomaly_map
 
 
@@ -109,7 +113,12 @@ class Tail(nn.Module):
         self.register_buffer("threshold", torch.tensor(map_threshold, dtype=torch.float32))
 
     def forward(
-        self, teacher: list[Tensor], student: tuple[Tensor, ...], remoteness: Tensor | None, inspect: Tensor
+        self,
+        teacher: list[Tensor],
+        student: tuple[Tensor, ...],
+        remoteness: Tensor | None,
+        logits: Tensor | None,
+        inspect: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Fuse all sources.
 
@@ -117,6 +126,7 @@ class Tail(nn.Module):
             teacher: Latents `[N, C, h, w]` of each scale; the first scale has the map's size.
             student: Predicted latents of the same shapes.
             remoteness: How far each position is from its nearest prototype, `[N, h, w]` at 1/8; None for no memory.
+            logits: Of the evidence head, `[N, H/4, W/4]`; None for no head.
             inspect: `uint8 [N, 1, H, W]`, the frames' mask.
 
         Returns:
@@ -126,18 +136,22 @@ class Tail(nn.Module):
         depth = border_depth(inspected.squeeze(1), self.rings)
         gains = self.gain(depth)
         fused = -self.offset(depth)
+        distances: dict[int, Tensor] = {}
+        for index, (t, s) in enumerate(zip(teacher, student, strict=True)):
+            if index in self.used:
+                residual = t.float() - s.float()
+                distances[index] = self.weigh[str(index)](residual * residual)  # [N, 1, h, w]
+        if remoteness is not None:
+            distances[MEMORY] = remoteness.unsqueeze(1)
+        evidence = {index: AnomalyMap.logarithm(distance) for index, distance in distances.items()}
+        if logits is not None:
+            evidence[HEAD] = logits.float().unsqueeze(1)
         for position, index in enumerate(self.used):
-            if index < len(SCALE_CHANNELS):
-                residual = teacher[index].float() - student[index].float()
-                distance = self.weigh[str(index)](residual * residual)  # [N, 1, h, w]
-            else:
-                assert remoteness is not None
-                distance = remoteness.unsqueeze(1)
-            stride = SOURCE_STRIDES[index] // MAP_STRIDE
+            source, stride = evidence[index], SOURCE_STRIDES[index] // MAP_STRIDE
             if stride > 1:
                 # A factor, not a size: the size of a dynamic batch's tensor would be computed at run time.
-                distance = F.interpolate(distance, scale_factor=float(stride), mode="bilinear", align_corners=False)
-            fused = fused + gains[:, position : position + 1] * distance
+                source = F.interpolate(source, scale_factor=float(stride), mode="bilinear", align_corners=False)
+            fused = fused + gains[:, position : position + 1] * source
         raw_map = smooth_inspected(F.relu(fused), inspected, self.kernel).squeeze(1)
         flat = raw_map.flatten(1)
         count = max(1, round(self.score_fraction * flat.shape[1]))

@@ -22,6 +22,9 @@ MIN_CHANGE: Final = 3
 """Grey levels by which a pixel must change to count as anomalous."""
 MIN_PIXELS: Final = 12
 """An anomaly with fewer changed pixels is drawn again."""
+BORDER_SHARE: Final = 1 / 3
+"""Share of the anomalies that are centred within `BORDER_PIXELS` of the part's border."""
+BORDER_PIXELS: Final = 12
 _ATTEMPTS: Final = 50
 
 
@@ -103,18 +106,19 @@ def _foreign(image: Float32Array, inspect: BoolArray, source: Float32Array, rng:
     turned = np.rot90(source, int(rng.integers(4))) if source.shape[0] == source.shape[1] else source[::-1]
     rolled = np.roll(turned, tuple(rng.integers(0, source.shape[:2])), (0, 1))
     alpha = _patch(inspect, rng, 5, 40) * rng.uniform(0.3, 1)
-    return image * (1 - alpha) + np.clip(rolled + rng.normal(0, 12), 0, 255) * alpha
+    foreign = np.clip(rolled + np.float32(rng.normal(0, 12)), 0, 255)
+    return np.asarray(image * (1 - alpha) + foreign * alpha, np.float32)
 
 
 def _worn(image: Float32Array, inspect: BoolArray, _source: Float32Array, rng: np.random.Generator) -> Float32Array:
     """Texture smeared away, or roughened."""
     alpha = _patch(inspect, rng, 6, 40)
     if rng.random() < 0.5:
-        other = cv2.GaussianBlur(image, (0, 0), _log_uniform(rng, 1.5, 6)).reshape(image.shape)
+        other = np.asarray(cv2.GaussianBlur(image, (0, 0), _log_uniform(rng, 1.5, 6)), np.float32).reshape(image.shape)
     else:
         noise = rng.normal(0, 1, (*inspect.shape, 1)).astype(np.float32)
-        noise = cv2.GaussianBlur(noise, (0, 0), _log_uniform(rng, 0.5, 2))[:, :, None]
-        other = image + noise / noise.std() * _log_uniform(rng, 5, 40)
+        noise = np.asarray(cv2.GaussianBlur(noise, (0, 0), _log_uniform(rng, 0.5, 2)), np.float32)[:, :, None]
+        other = np.asarray(image + noise / noise.std() * _log_uniform(rng, 5, 40), np.float32)
     return image * (1 - alpha) + other * alpha
 
 
@@ -165,7 +169,17 @@ KINDS: Final[Mapping[str, _Kind]] = MappingProxyType(
 
 
 def _place(inspect: BoolArray, rng: np.random.Generator) -> tuple[int, int]:
-    rows, columns = np.nonzero(inspect)
+    """An inspected pixel; every third time one near the border, where parts chip and break."""
+    allowed = inspect
+    if rng.random() < BORDER_SHARE:
+        deep = cv2.erode(
+            inspect.astype(np.uint8),
+            np.ones((2 * BORDER_PIXELS + 1,) * 2, np.uint8),
+            borderType=cv2.BORDER_CONSTANT,
+            borderValue=0,
+        )
+        allowed = inspect & (deep == 0)
+    rows, columns = np.nonzero(allowed)
     chosen = int(rng.integers(len(rows)))
     return int(rows[chosen]), int(columns[chosen])
 
@@ -200,7 +214,7 @@ def _stroke(inspect: BoolArray, path: NDArray[np.float64], rng: np.random.Genera
     thickness = int(rng.integers(1, 4))
     cv2.polylines(canvas, [line], isClosed=False, color=255, thickness=thickness, lineType=cv2.LINE_AA, shift=4)
     soft = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.4, 1.2))
-    return np.asarray(soft, np.float32)[:, :, None] / 255
+    return np.asarray(soft / 255, np.float32)[:, :, None]
 
 
 def _patch(inspect: BoolArray, rng: np.random.Generator, low: float, high: float) -> Float32Array:

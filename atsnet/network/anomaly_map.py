@@ -2,9 +2,11 @@
 
 All of it is float32: squared residuals overflow half precision.
 
-Every source of evidence, the residuals at the three scales and the memory, is first made comparable: 0 at the median
-of normal parts and 1 at their 99.5 % quantile, *at the same distance from the border*. Good parts differ most at their
-edges, two to three times as much as inside, and without this the border of the part drowns what lies inside it.
+The sources of evidence are the residuals at the three scales, the memory and the evidence head. Distances are taken
+by their logarithm, so that no source alone, however loud, can outvote the others: a good part's rare places are loud in
+one of them, a defect is heard in all. Each source is then made comparable: 0 at the median of normal parts and 1 at
+their 99.5 % quantile, *at the same distance from the border*, half way: good parts differ most at their edges, two to
+three times as much as inside, and without this the border of the part drowns what lies inside it.
 """
 
 import math
@@ -17,8 +19,11 @@ from torch import Tensor, nn
 
 from atsnet.network.backbone import SCALE_CHANNELS
 
-SOURCES: Final = ("1/4", "1/8", "1/16", "memory")
+SOURCES: Final = ("1/4", "1/8", "1/16", "memory", "evidence")
 """Where evidence comes from, in the order of `AnomalyMap.offsets`."""
+
+LEAST_DISTANCE: Final = 1e-3
+"""Distances below it are taken for it: normal ones are about 1."""
 
 
 class AnomalyMap(nn.Module):
@@ -45,11 +50,11 @@ class AnomalyMap(nn.Module):
         self.register_buffer("gains", torch.ones(len(SOURCES), rings))
         self.register_buffer("kernel", _gaussian(smoothing_sigma), persistent=False)
 
-    def forward(self, distances: Sequence[Tensor | None], inspect: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, evidence: Sequence[Tensor | None], inspect: Tensor) -> tuple[Tensor, Tensor]:
         """Score frames.
 
         Args:
-            distances: Of each source, `[N, h, w]` at its own resolution; None for one without a share.
+            evidence: Of each source, logarithmic, `[N, h, w]` at its own resolution; None for one that there is not.
             inspect: `[N, H, W]`, 1 where a map position is to be inspected and 0 where not; its size is the map's.
 
         Returns:
@@ -58,12 +63,12 @@ class AnomalyMap(nn.Module):
         size = (inspect.shape[1], inspect.shape[2])
         depth = border_depth(inspect, self.rings)  # [N, R, H, W]
         fused = torch.zeros_like(inspect, dtype=torch.float32)
-        for index, (distance, share) in enumerate(zip(distances, self.shares, strict=True)):
-            if distance is None or share == 0:
+        for index, (source, share) in enumerate(zip(evidence, self.shares, strict=True)):
+            if source is None or share == 0:
                 continue
             offset = (depth * _steps(self.offsets[index])).sum(dim=1)
             gain = (depth * _steps(self.gains[index])).sum(dim=1)
-            fused = fused + share * (resize(distance, size) - offset) * gain
+            fused = fused + share * (resize(source, size) - offset) * gain
         fused = torch.clamp(fused, min=0)
         anomaly_map = smooth_inspected(fused.unsqueeze(1), inspect.unsqueeze(1), self.kernel).squeeze(1)
         return self.score(anomaly_map), anomaly_map
@@ -80,6 +85,11 @@ class AnomalyMap(nn.Module):
         flat = anomaly_map.flatten(1)
         count = max(1, round(self.score_fraction * flat.shape[1]))
         return flat.topk(count, dim=1).values.mean(dim=1)
+
+    @staticmethod
+    def logarithm(distance: Tensor) -> Tensor:
+        """Of a distance, from `LEAST_DISTANCE` on."""
+        return torch.log(torch.clamp(distance, min=LEAST_DISTANCE))
 
     @torch.no_grad()
     def fit_channels(self, residual_variances: Sequence[Tensor]) -> None:
@@ -98,14 +108,14 @@ class AnomalyMap(nn.Module):
 
     @torch.no_grad()
     def fit_source(self, index: int, lower: Sequence[float], upper: Sequence[float]) -> None:
-        """Map the `lower` quantile of a source's normal distances to 0 and `upper` to 1, ring by ring.
+        """Map the `lower` quantile of a source's normal evidence to 0 and `upper` to 1, ring by ring.
 
         Raises:
             ValueError: A pair of quantiles is not finite, or not in order.
         """
         for ring, (low, high) in enumerate(zip(lower, upper, strict=True)):
             if not (math.isfinite(low) and math.isfinite(high) and high > low):
-                raise ValueError(f"{SOURCES[index]}: the quantiles {low} and {high} of normal distances cannot be used")
+                raise ValueError(f"{SOURCES[index]}: the quantiles {low} and {high} of normal evidence cannot be used")
             self.offsets[index, ring] = low
             self.gains[index, ring] = 1 / (high - low)
 
@@ -133,11 +143,11 @@ def border_depth(inspect: Tensor, rings: int) -> Tensor:
     return 1 - torch.cat(depths, dim=1)
 
 
-def resize(distance: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring distances `[N, h, w]` to the map's size, bilinearly."""
-    if distance.shape[1:] == size:
-        return distance
-    return F.interpolate(distance.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
+def resize(evidence: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bring evidence `[N, h, w]` to the map's size, bilinearly."""
+    if evidence.shape[1:] == size:
+        return evidence
+    return F.interpolate(evidence.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
 
 
 def _steps(values: Tensor) -> Tensor:

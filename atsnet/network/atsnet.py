@@ -15,7 +15,8 @@ from atsnet.network.anomaly_map import AnomalyMap
 from atsnet.network.backbone import SCALE_CHANNELS, ResNet18Trunk
 from atsnet.network.coupling import AffineCoupling
 from atsnet.network.ema_norm import EmaNorm
-from atsnet.network.memory import PrototypeMemory
+from atsnet.network.evidence import EvidenceHead
+from atsnet.network.memory import PrototypeMemory, Recollection
 from atsnet.network.student import Student
 
 MAP_STRIDE = 4
@@ -45,13 +46,18 @@ class AtsNet(nn.Module):
             prototype_width=config.memory_width if config.student_sees == "prototypes" else None,
             attention=config.context,
         )
+        self.evidence_head = (
+            EvidenceHead(config.evidence_width, config.memory_width if config.memory_size else None, config.dropout)
+            if config.evidence_width
+            else None
+        )
         self.anomaly_map = AnomalyMap(
             config.smoothing_sigma, config.score_fraction, config.source_weights, config.border_rings
         )
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Only the student knows two modes; the backbone stays frozen and the norms are updated by the trainer."""
+        """Student and evidence head know two modes; the backbone stays frozen, the trainer updates the norms."""
         super().train(mode)
         self.backbone.eval()
         self.norms.eval()
@@ -67,22 +73,33 @@ class AtsNet(nn.Module):
             Raw scores `float32 [N]` and anomaly maps `float32 [N, H/4, W/4]`, not calibrated.
         """
         images, inspect = self.unpack(frames)
-        score, anomaly_map = self.anomaly_map(self.distances(self.backbone(images)), inspect)
+        score, anomaly_map = self.anomaly_map(self.evidence(self.backbone(images)), inspect)
         return score, anomaly_map
 
-    def distances(self, raw: Sequence[Tensor]) -> list[Tensor | None]:
-        """Evidence of each of `anomaly_map.SOURCES` from the backbone's features, `[N, h, w]`; None for no memory."""
+    def evidence(self, raw: Sequence[Tensor]) -> list[Tensor | None]:
+        """Evidence of each of `anomaly_map.SOURCES` from the backbone's features, `[N, h, w]`; None for none."""
         features = self.standardise(raw)
-        prototypes, remoteness = self.memory(raw) if self.memory else (None, None)
-        predicted = self.predict(features, prototypes)
-        return [*self.anomaly_map.residual_distances(self.latents(features), predicted), remoteness]
+        recollection = self.memory(raw) if self.memory else None
+        residuals = self.anomaly_map.residual_distances(self.latents(features), self.predict(features, recollection))
+        return [
+            *(self.anomaly_map.logarithm(residual) for residual in residuals),
+            self.anomaly_map.logarithm(recollection.distance) if recollection else None,
+            self.judge(features, recollection) if self.evidence_head else None,
+        ]
 
-    def predict(self, features: Sequence[Tensor], prototypes: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def predict(self, features: Sequence[Tensor], recollection: Recollection | None) -> tuple[Tensor, Tensor, Tensor]:
         """The student's word on a part, from the view of it that the configuration allows; shapes of the features."""
+        sees_prototypes = recollection is not None and self.config.student_sees == "prototypes"
         predicted: tuple[Tensor, Tensor, Tensor] = self.student(
-            prototypes if self.config.student_sees == "prototypes" else features
+            recollection.prototypes if sees_prototypes else features
         )
         return predicted
+
+    def judge(self, features: Sequence[Tensor], recollection: Recollection | None) -> Tensor:
+        """Log-odds of the evidence head, `float32 [N, H/4, W/4]`."""
+        assert self.evidence_head is not None
+        logits: Tensor = self.evidence_head(features, recollection.missed if recollection else None)
+        return logits.float()
 
     def unpack(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Split frames into images, `float [N, 3, H, W]` in 0..1, and the inspect mask at map size, `[N, H/4, W/4]`.

@@ -7,6 +7,7 @@ selection; the half-whitened projection, which makes ten thousand prototypes fit
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,17 @@ MEMORY_STRIDE = 8
 _CHANNELS = SCALE_CHANNELS[1] + SCALE_CHANNELS[2]
 _SELECTED_AT_A_TIME = 32
 _CANDIDATES = 1024
+
+
+class Recollection(NamedTuple):
+    """What the memory says of N frames, at 1/8."""
+
+    prototypes: Tensor
+    """The nearest prototype of each position, `float32 [N, D, h, w]`."""
+    missed: Tensor
+    """The position less its prototype, `float32 [N, D, h, w]`."""
+    distance: Tensor
+    """Length of what was missed, `float32 [N, h, w]`."""
 
 
 class PrototypeMemory(nn.Module):
@@ -53,20 +65,18 @@ class PrototypeMemory(nn.Module):
         upsampled = F.interpolate(sixteenth, scale_factor=2.0, mode="bilinear", align_corners=False)
         return torch.cat([eighth, upsampled], dim=1)
 
-    def forward(self, features: Sequence[Tensor], nearest: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Sequence[Tensor], nearest: Tensor | None = None) -> "Recollection":
         """Recall the nearest prototype of each position.
 
         Args:
             features: As for `describe`.
             nearest: Its index where that is known already, `int64 [N, h, w]`.
-
-        Returns:
-            The prototypes `float32 [N, D, h, w]` at 1/8, and how far the positions are from them, `[N, h, w]`.
         """
         vectors = self.project(self.describe(features))
         recalled = self.prototypes[self.nearest(vectors) if nearest is None else nearest]
-        distance = torch.sqrt((vectors - recalled).square().sum(dim=3))
-        return recalled.permute(0, 3, 1, 2), distance
+        missed = vectors - recalled
+        distance = torch.sqrt(missed.square().sum(dim=3))
+        return Recollection(recalled.permute(0, 3, 1, 2), missed.permute(0, 3, 1, 2), distance)
 
     def project(self, described: Tensor) -> Tensor:
         """Positions `[N, 384, h, w]` in the space of the prototypes, `[N, h, w, D]`."""

@@ -18,12 +18,12 @@ from atsnet.network.context import DualScaleContext
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around a residual connection, without batch statistics."""
+    """Two 3x3 convolutions, half as wide between them, around a residual connection, without batch statistics."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels, channels // 2, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels // 2, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C, H, W]` to the same shape."""

@@ -92,7 +92,9 @@ def summarise(config: Config) -> NetworkSummary:
         f"coupling 1/{stride}": coupling for stride, coupling in zip(SCALE_STRIDES, network.couplings, strict=True)
     }
     modules |= {"memory": network.memory} if network.memory else {}
-    modules |= {"student": network.student, "anomaly map": network.anomaly_map}
+    modules |= {"student": network.student}
+    modules |= {"evidence head": network.evidence_head} if network.evidence_head else {}
+    modules |= {"anomaly map": network.anomaly_map}
     names = {module: name for name, module in network.named_modules()}
     return NetworkSummary(
         height=geometry.height,

@@ -1,5 +1,6 @@
 """What the anomaly map learns from held-out normal frames: channel weights, and the quantiles of every source."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -20,7 +21,7 @@ MIN_POSITIONS = 200
 def fit_anomaly_map(network: AtsNet, frames: UInt8Array, batch_size: int, report: Reporter = silent) -> None:
     """Fit the network's `AnomalyMap` on held-out normal frames, `uint8 [N, H, W, C]`; the network is in eval mode.
 
-    Padding is left out. Two passes: variances of the residuals first, then quantiles of the sources' distances, ring by
+    Padding is left out. Two passes: variances of the residuals first, then quantiles of the sources' evidence, ring by
     ring from the border inwards.
     """
     _fit_channels(network, frames, batch_size, report)
@@ -28,28 +29,40 @@ def fit_anomaly_map(network: AtsNet, frames: UInt8Array, batch_size: int, report
     values: list[list[list[Tensor]]] = [[[] for _ in range(rings)] for _ in SOURCES]
     for done, (raw, inspect) in enumerate(_features(network, frames, batch_size)):
         depth = border_depth(inspect, rings).sum(dim=1)
-        for index, distance in enumerate(network.distances(raw)):
-            if distance is not None:
-                resized = resize(distance, (inspect.shape[1], inspect.shape[2]))
+        for index, source in enumerate(network.evidence(raw)):
+            if source is not None:
+                resized = resize(source, (inspect.shape[1], inspect.shape[2]))
                 for ring in range(rings):
                     values[index][ring].append(resized[depth == ring + 1].cpu())
         report("fitting quantiles", min(len(frames), (done + 1) * batch_size), len(frames))
     for index, of_ring in enumerate(values):
         if of_ring[0]:
             merged = [torch.cat(parts) for parts in of_ring]
-            pooled = [_enough(merged, ring) for ring in range(rings)]
-            network.anomaly_map.fit_source(
-                index,
-                [_quantile(ring, LOWER_QUANTILE) for ring in pooled],
-                [_quantile(ring, UPPER_QUANTILE) for ring in pooled],
-            )
+            network.anomaly_map.fit_source(index, *_ring_quantiles(merged))
+
+
+def _ring_quantiles(of_ring: Sequence[Tensor]) -> tuple[list[float], list[float]]:
+    """The lower and upper value of each ring, half way between the ring's own and those of all positions.
+
+    The ring's own alone would make the border as hard to accuse as it is variable, and parts do chip at their edges;
+    those of all positions alone would let the border's normal variety decide. The spreads' geometric mean is taken.
+    """
+    everywhere = torch.cat(list(of_ring))
+    low_all, high_all = _quantile(everywhere, LOWER_QUANTILE), _quantile(everywhere, UPPER_QUANTILE)
+    lower, upper = [], []
+    for ring in range(len(of_ring)):
+        own = _enough(of_ring, ring)
+        low, high = _quantile(own, LOWER_QUANTILE), _quantile(own, UPPER_QUANTILE)
+        lower.append((low + low_all) / 2)
+        upper.append(lower[-1] + math.sqrt(max(high - low, 0) * max(high_all - low_all, 0)))
+    return lower, upper
 
 
 def _fit_channels(network: AtsNet, frames: UInt8Array, batch_size: int, report: Reporter) -> None:
     sums, counts = [torch.zeros(()) for _ in network.norms], [0.0 for _ in network.norms]
     for done, (raw, inspect) in enumerate(_features(network, frames, batch_size)):
         features = network.standardise(raw)
-        predicted = network.predict(features, network.memory(raw)[0] if network.memory else None)
+        predicted = network.predict(features, network.memory(raw) if network.memory else None)
         for index, (t, s) in enumerate(zip(network.latents(features), predicted, strict=True)):
             stride = inspect.shape[1] // t.shape[2]
             weight = inspect[:, ::stride, ::stride].unsqueeze(1)

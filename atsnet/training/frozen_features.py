@@ -33,14 +33,25 @@ class FrozenFeatures:
     """Hands out the features of chosen training frames; from memory where that is allowed and possible."""
 
     def __init__(
-        self, network: AtsNet, config: Config, frames: UInt8Array, device: torch.device, report: Reporter = silent
+        self,
+        network: AtsNet,
+        config: Config,
+        frames: UInt8Array,
+        device: torch.device,
+        report: Reporter = silent,
+        *,
+        augmented: bool = True,
     ) -> None:
-        """Frames are `uint8 [N, H, W, C]`; with a cache the trunk sees each of them once, here."""
+        """Frames are `uint8 [N, H, W, C]`; with a cache the trunk sees each of them once, here.
+
+        Frames that are not to be `augmented` are cached whatever the configuration says.
+        """
         self.network, self.config, self.frames, self.device = network, config, frames, device
         self._half = config.training.bfloat16 and bfloat16_pays(device)
         self._cache: tuple[list[Tensor], Tensor] | None = None
         self._nearest: Tensor | None = None
-        if config.augment == AugmentConfig() and self.cache_bytes() <= config.training.cache_megabytes * 2**20:
+        unchanged = config.augment == AugmentConfig() and self.cache_bytes() <= config.training.cache_megabytes * 2**20
+        if unchanged or not augmented:
             self._cache = self._compute_all(report)
 
     def cache_bytes(self) -> int:

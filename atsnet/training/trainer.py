@@ -1,6 +1,7 @@
 """Two-stage training on normal frames: first the teacher's coupling, then the student against the frozen teacher.
 
-The memory of prototypes is filled between the two; it learns nothing by gradient.
+The memory of prototypes is filled between the two; it learns nothing by gradient. The evidence head learns beside the
+student, from anomalies pasted on the same frames.
 """
 
 import math
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atsnet.config import Config
 from atsnet.imaging import UInt8Array
@@ -21,7 +22,8 @@ from atsnet.progress import Reporter, silent
 from atsnet.training.checkpoint import Position, load_checkpoint, restore_optimizer, save_checkpoint
 from atsnet.training.fitting import fit_anomaly_map
 from atsnet.training.frozen_features import FeatureBatch, FrozenFeatures
-from atsnet.training.losses import SCALE_NAMES, student_terms, teacher_terms, total_loss
+from atsnet.training.losses import student_terms, teacher_terms, total_loss
+from atsnet.training.pasted import PastedAnomalies
 from atsnet.training.precision import bfloat16_pays
 
 _LOSS_MEMORY = 0.95
@@ -59,6 +61,7 @@ class Trainer:
         self.train_frames, self.holdout_frames = train_frames, holdout_frames
         self._half = config.training.bfloat16 and bfloat16_pays(device)
         self._features: FrozenFeatures | None = None
+        self._pasted: PastedAnomalies | None = None
         self.losses: dict[str, float] = {}
         self.seconds = 0.0
 
@@ -93,6 +96,10 @@ class Trainer:
                 self._fill_memory(self._features)
             if stage == 1:
                 self._features.look_up(self.report)
+                if self.network.evidence_head:
+                    self._pasted = PastedAnomalies(
+                        self.network, self.config, self.train_frames, self.device, self.report
+                    )
         self.network.eval()
         fit_anomaly_map(self.network, self.holdout_frames, self.config.training.batch_size, self.report)
 
@@ -103,7 +110,7 @@ class Trainer:
             if stage == 1
             else (training.stage2_steps, training.stage2_learning_rate)
         )
-        learner = self.network.couplings if stage == 1 else self.network.student
+        learner = self._learner(stage)
         self.network.requires_grad_(False)
         learner.requires_grad_(True)
         optimizer = torch.optim.AdamW(learner.parameters(), lr=rate, weight_decay=training.weight_decay)
@@ -115,6 +122,8 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate * _schedule(step, steps, training.warmup_steps)
             terms = self._terms(stage, step, batch)
+            if stage == 2 and self._pasted is not None:
+                terms["evidence"] = self._pasted.loss(step, batch, half=self._half)
             loss = total_loss(terms, stage, step)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -125,12 +134,19 @@ class Trainer:
             name = "stage 1 (teacher)" if stage == 1 else "stage 2 (student)"
             position = Position(stage, step + 1, dict(self.losses), self.seconds)
             try:
-                self.report(name, step + 1, steps, {"loss": sum(self.losses[f"stage{stage} {s}"] for s in SCALE_NAMES)})
+                self.report(name, step + 1, steps, {"loss": sum(self.losses[f"stage{stage} {term}"] for term in terms)})
             except KeyboardInterrupt:  # whoever watches wants to stop; between two steps the state is whole
                 save_checkpoint(self.directory, self.network, optimizer, position)
                 raise
-            if (step + 1) % training.checkpoint_every == 0:
+            if (step + 1) % training.checkpoint_every == 0 or step + 1 == steps:
                 save_checkpoint(self.directory, self.network, optimizer, position)
+
+    def _learner(self, stage: int) -> nn.ModuleList:
+        """What a stage trains."""
+        if stage == 1:
+            return self.network.couplings
+        head = self.network.evidence_head
+        return nn.ModuleList([self.network.student, *([head] if head else [])])
 
     def _batches(self, stage: int, first: int) -> Iterator[FeatureBatch]:
         """Endless batches from step `first` on: whole random orders of all frames, one after the other."""
@@ -146,7 +162,7 @@ class Trainer:
             yield self._features.batch(np.asarray(chosen), rng)
             step += 1
 
-    def _terms(self, stage: int, step: int, batch: FeatureBatch) -> list[Tensor]:
+    def _terms(self, stage: int, step: int, batch: FeatureBatch) -> dict[str, Tensor]:
         torch.manual_seed(np.random.SeedSequence((self.config.training.seed, stage, step)).generate_state(1)[0].item())
         network = self.network
         if stage == 1:
@@ -155,9 +171,9 @@ class Trainer:
         with torch.no_grad():
             features = network.standardise(batch.raw)
             teacher = network.latents(features)
-            prototypes = network.memory(batch.raw, batch.nearest)[0] if network.memory else None
+            recollection = network.memory(batch.raw, batch.nearest) if network.memory else None
         with self._fast():
-            student = network.predict(features, prototypes)
+            student = network.predict(features, recollection)
         return student_terms(teacher, student, batch.inspect, self.config.training.hard_fraction)
 
     @torch.no_grad()
@@ -181,8 +197,8 @@ class Trainer:
     def _fast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
 
-    def _remember(self, stage: int, terms: list[Tensor]) -> None:
-        for name, term in zip(SCALE_NAMES, terms, strict=True):
+    def _remember(self, stage: int, terms: dict[str, Tensor]) -> None:
+        for name, term in terms.items():
             key = f"stage{stage} {name}"
             value = term.item()
             self.losses[key] = _LOSS_MEMORY * self.losses.get(key, value) + (1 - _LOSS_MEMORY) * value

@@ -52,16 +52,16 @@ def sane_network(config: Config, pixels: np.ndarray, seed: int = 0) -> AtsNet:
     images, _ = network.unpack(torch.from_numpy(pixels))
     raw = network.backbone(images)
     network.update_norms(raw)
-    prototypes = None
+    recollection = None
     if network.memory:
         network.memory.fit(network.memory.describe(raw).permute(0, 2, 3, 1).flatten(0, 2), seed)
-        prototypes = network.memory(raw)[0]
+        recollection = network.memory(raw)
     features = network.standardise(raw)
-    residuals = [t - s for t, s in zip(network.latents(features), network.predict(features, prototypes), strict=True)]
+    residuals = [t - s for t, s in zip(network.latents(features), network.predict(features, recollection), strict=True)]
     network.anomaly_map.fit_channels([residual.var(dim=(0, 2, 3)) for residual in residuals])
     rings = torch.arange(network.anomaly_map.rings)
-    for index, distance in enumerate(network.distances(raw)):
-        if distance is not None:
-            lower, upper = (distance.quantile(q) for q in (0.1, 0.95))
-            network.anomaly_map.fit_source(index, (lower / (1 + rings)).tolist(), (upper * (1 + 0.1 * rings)).tolist())
+    for index, source in enumerate(network.evidence(raw)):
+        if source is not None:
+            lower, upper = (source.quantile(q) for q in (0.1, 0.95))
+            network.anomaly_map.fit_source(index, (lower - 0.02 * rings).tolist(), (upper + 0.03 * rings).tolist())
     return network.eval()
