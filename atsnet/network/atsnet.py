@@ -89,10 +89,10 @@ class AtsNet(nn.Module):
 
     def predict(self, features: Sequence[Tensor], recollection: Recollection | None) -> tuple[Tensor, Tensor, Tensor]:
         """The student's word on a part, from the view of it that the configuration allows; shapes of the features."""
-        sees_prototypes = recollection is not None and self.config.student_sees == "prototypes"
-        predicted: tuple[Tensor, Tensor, Tensor] = self.student(
-            recollection.prototypes if sees_prototypes else features
-        )
+        seen: Sequence[Tensor] | Tensor = features
+        if recollection is not None and self.config.student_sees == "prototypes":
+            seen = recollection.prototypes
+        predicted: tuple[Tensor, Tensor, Tensor] = self.student(seen)
         return predicted
 
     def judge(self, features: Sequence[Tensor], recollection: Recollection | None) -> Tensor:
