@@ -4,9 +4,8 @@ Training and serving both go through this module, so that they cannot drift apar
 Pillow only.
 
 A *frame* is a `uint8 [H, W, C]` array: the image's channels (one for `mono`, three for `rgb`) followed by one mask
-channel that says which pixels are to be inspected (255) and which are padding (0). The image is scaled to fit, its
-aspect ratio changed by `InputGeometry.max_stretch` at most, and the rest is filled by reflection, so that no artificial
-edge appears beside the part.
+channel that says which pixels are to be inspected (255) and which are padding (0). The aspect ratio is kept: the
+image is scaled to fit and the rest is filled by reflection, so that no artificial edge appears beside the part.
 """
 
 import io
@@ -78,8 +77,6 @@ class InputGeometry(BaseModel):
 
     height: int = Field(default=256, ge=64, multiple_of=32)
     width: int = Field(default=256, ge=64, multiple_of=32)
-    max_stretch: float = Field(default=2.0, ge=1)
-    """Largest factor between the scales of the two sides; 1 keeps the aspect ratio."""
     color: Color = "rgb"
 
     @property
@@ -190,10 +187,7 @@ def read_image(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> UInt8Arra
 
 
 def to_frame(image: UInt8Array, geometry: InputGeometry, roi: Roi | None = None) -> Frame:
-    """Crop the region of interest, convert the colours, scale to fit, pad by reflection.
-
-    The image is stretched along one side, by `geometry.max_stretch` at most, to fill the frame: every pixel of padding
-    is one that the part could have had. What is left is padding.
+    """Crop the region of interest, convert the colours, scale to fit with the aspect ratio kept, pad by reflection.
 
     Args:
         image: `uint8 [H, W]` or `uint8 [H, W, 3]` (BGR), as `decode` returns it.
@@ -211,12 +205,11 @@ def to_frame(image: UInt8Array, geometry: InputGeometry, roi: Roi | None = None)
             f"reaches over the edge of the {width}x{height} image"
         )
     content = _convert_color(image[roi.y : roi.y + roi.height, roi.x : roi.x + roi.width], geometry.color)
-    across, down = geometry.width / roi.width, geometry.height / roi.height
-    most = geometry.max_stretch * min(across, down)
-    content_width = min(geometry.width, max(1, round(roi.width * min(across, most))))
-    content_height = min(geometry.height, max(1, round(roi.height * min(down, most))))
+    scale = min(geometry.width / roi.width, geometry.height / roi.height)
+    content_width = min(geometry.width, max(1, round(roi.width * scale)))
+    content_height = min(geometry.height, max(1, round(roi.height * scale)))
     if (content_width, content_height) != (roi.width, roi.height):
-        interpolation = cv2.INTER_AREA if min(across, down) < 1 else cv2.INTER_LINEAR
+        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         content = np.asarray(
             cv2.resize(content, (content_width, content_height), interpolation=interpolation), np.uint8
         )

@@ -7,6 +7,7 @@ convolution a scale. The parity gate (`model_export.parity`) compares the two.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -72,12 +73,18 @@ class DeployableGraph(nn.Module):
         teacher = features
         if self.couplings is not None:
             teacher = [coupling(scale)[0] for coupling, scale in zip(self.couplings, features, strict=True)]
-        recollection = self.memory(raw) if self.memory is not None else None
+        recollection = self.memory(raw, self._nearest(raw)) if self.memory is not None else None
         student = self.student(recollection.prototypes if recollection and self.sees_prototypes else features)
         distance, missed = (recollection.distance, recollection.missed) if recollection else (None, None)
         logits = self.evidence_head(features, missed) if self.evidence_head is not None else None
         score, anomaly_map = self.tail(teacher, student, distance, logits, planes[:, -1:])
         return score, anomaly_map
+
+    def _nearest(self, raw: Sequence[Tensor]) -> Tensor:
+        """The memory's search in one piece: its own cuts the positions up, which a dynamic batch does not allow."""
+        assert self.memory is not None
+        vectors = self.memory.project(self.memory.describe(raw))
+        return torch.argmin(self.memory.half_norms - vectors @ self.memory.prototypes.T, dim=-1)
 
 
 class Tail(nn.Module):

@@ -19,6 +19,8 @@ from atsnet.progress import Reporter, silent
 MEMORY_STRIDE = 8
 """Frame pixels a side of one position of the memory's distances."""
 _CHANNELS = SCALE_CHANNELS[1] + SCALE_CHANNELS[2]
+_POSITIONS_AT_A_TIME = 256
+"""Their distances to all prototypes stay in a processor's cache, which makes the search more than twice as fast."""
 _SELECTED_AT_A_TIME = 32
 _CANDIDATES = 1024
 
@@ -85,7 +87,12 @@ class PrototypeMemory(nn.Module):
     def nearest(self, vectors: Tensor) -> Tensor:
         """Index of the prototype nearest to each of `[..., D]`, `int64 [...]`."""
         # |v - p|^2 = |v|^2 + 2 (|p|^2 / 2 - v p), and |v|^2 is the same for all prototypes.
-        return torch.argmin(self.half_norms - vectors @ self.prototypes.T, dim=-1)
+        axes = self.prototypes.T
+        found = [
+            torch.addmm(self.half_norms, part, axes, alpha=-1).min(dim=1).indices
+            for part in torch.split(vectors.reshape(-1, self.width), _POSITIONS_AT_A_TIME)
+        ]
+        return torch.cat(found).view(vectors.shape[:-1])
 
     @torch.no_grad()
     def fit(self, described: Tensor, seed: int, report: Reporter = silent) -> None:
