@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import distance_transform_cdt
 from torch import Tensor
 
-from atsnet.network.anomaly_map import SOURCES, AnomalyMap, border_depth
+from atsnet.network.anomaly_map import LEAST_DISTANCE, SOURCES, AnomalyMap, border_depth
 from atsnet.network.backbone import SCALE_CHANNELS
 
 NARROW = 0.01
@@ -16,7 +16,7 @@ NARROW = 0.01
 def make(
     smoothing_sigma: float = 1.0,
     score_fraction: float = 0.5,
-    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
+    weights: tuple[float, float, float, float, float] = (1.0, 1.0, 1.0, 1.0, 1.0),
     rings: int = 3,
 ) -> AnomalyMap:
     return AnomalyMap(smoothing_sigma, score_fraction, weights, rings)
@@ -29,18 +29,18 @@ def latents(value: float = 0.0, *, side: int = 8, count: int = 1) -> list[Tensor
     ]
 
 
-def distances(*values: float, side: int = 8, count: int = 1) -> list[Tensor | None]:
-    """Flat distances of each source, 0 where none is given."""
+def sources(*values: float, side: int = 8, count: int = 1) -> list[Tensor | None]:
+    """Flat evidence of each source, 0 where none is given."""
     given = (*values, *(0.0 for _ in SOURCES[len(values) :]))
     return [
         torch.full((count, side // factor, side // factor), value)
-        for value, factor in zip(given, (1, 2, 4, 2), strict=True)
+        for value, factor in zip(given, (1, 2, 4, 2, 1), strict=True)
     ]
 
 
 def peak(row: int, column: int, value: float, *, side: int = 8) -> list[Tensor | None]:
-    """Distances that are zero but at one position of the finest scale."""
-    found = distances(side=side)
+    """Evidence that is zero but at one position of the finest scale."""
+    found = sources(side=side)
     assert found[0] is not None
     found[0][0, row, column] = value
     return found
@@ -66,59 +66,65 @@ def test_distance_is_the_weighted_mean_of_squares() -> None:
 
 def test_sources_are_normalised_and_averaged() -> None:
     anomaly_map = make(NARROW, 1.0)
-    for index, (low, high) in enumerate([(1.0, 3.0), (2.0, 3.0), (4.0, 8.0), (0.5, 1.0)]):
+    for index, (low, high) in enumerate([(1.0, 3.0), (2.0, 3.0), (4.0, 8.0), (0.5, 1.0), (-3.0, -1.0)]):
         anomaly_map.fit_source(index, [low] * 3, [high] * 3)
-    score, result = anomaly_map(distances(9.0, 9.0, 9.0, 3.0), everything())
-    expected = (4 + 7 + 1.25 + 5) / 4
+    score, result = anomaly_map(sources(9.0, 9.0, 9.0, 3.0, 1.0), everything())
+    expected = (4 + 7 + 1.25 + 5 + 2) / 5
     assert torch.allclose(result, torch.full((1, 8, 8), expected))
     assert score.item() == pytest.approx(expected)
 
 
 def test_sources_count_by_their_weights() -> None:
-    anomaly_map = make(NARROW, 1.0, (3.0, 1.0, 0.0, 4.0))
-    _, result = anomaly_map(distances(1.0, 4.0, 100.0, 6.0), everything())
-    assert torch.allclose(result, torch.full((1, 8, 8), (3 * 1 + 1 * 4 + 4 * 6) / 8))
+    anomaly_map = make(NARROW, 1.0, (3.0, 1.0, 0.0, 4.0, 2.0))
+    _, result = anomaly_map(sources(1.0, 4.0, 100.0, 6.0, 5.0), everything())
+    assert torch.allclose(result, torch.full((1, 8, 8), (3 * 1 + 1 * 4 + 4 * 6 + 2 * 5) / 10))
+
+
+def test_distances_count_by_their_logarithm_from_the_least_on() -> None:
+    distance = torch.tensor([0.0, LEAST_DISTANCE, 1.0, math.e**3])
+    least = math.log(LEAST_DISTANCE)
+    assert AnomalyMap.logarithm(distance).tolist() == pytest.approx([least, least, 0, 3])
 
 
 def test_a_source_that_is_not_there_takes_no_share() -> None:
-    anomaly_map = make(NARROW, 1.0, (1.0, 1.0, 2.0, 0.0))
+    anomaly_map = make(NARROW, 1.0, (1.0, 1.0, 2.0, 0.0, 0.0))
     assert sum(anomaly_map.shares) == 1
-    found = distances(1.0, 5.0, 3.0)
-    found[3] = None
+    found = sources(1.0, 5.0, 3.0)
+    found[3] = found[4] = None
     _, result = anomaly_map(found, everything())
     assert torch.allclose(result, torch.full((1, 8, 8), 3.0))
 
 
 def test_a_fine_residual_stays_where_it_is() -> None:
-    score, result = make(NARROW, 1 / 64)(peak(2, 5, 12.0), everything())
+    score, result = make(NARROW, 1 / 64)(peak(2, 5, 15.0), everything())
     expected = torch.zeros(8, 8)
-    expected[2, 5] = 12 / 4
+    expected[2, 5] = 15 / 5
     assert torch.allclose(result[0], expected)
     assert score.item() == pytest.approx(3.0)
 
 
 def test_smoothing_keeps_the_mean_of_a_flat_map_and_spreads_a_peak() -> None:
     anomaly_map = make(1.0, 1.0)
-    _, flat = anomaly_map(distances(1.0, 1.0, 1.0, 1.0), everything())
+    _, flat = anomaly_map(sources(1.0, 1.0, 1.0, 1.0, 1.0), everything())
     assert torch.allclose(flat, torch.ones(1, 8, 8), atol=1e-6)
-    _, spread = anomaly_map(peak(8, 8, 4.0, side=16), everything(16))
+    _, spread = anomaly_map(peak(8, 8, 5.0, side=16), everything(16))
     assert spread.sum().item() == pytest.approx(1.0, abs=1e-4)
     weights = [math.exp(-0.5 * d * d) for d in range(-3, 4)]
     assert spread[0, 8, 8].item() == pytest.approx((1 / sum(weights)) ** 2, rel=1e-4)
     assert spread[0, 8, 10].item() == pytest.approx(weights[5] / sum(weights) ** 2, rel=1e-4)
 
 
-def test_distances_below_normal_are_zero_not_negative() -> None:
+def test_evidence_below_normal_are_zero_not_negative() -> None:
     anomaly_map = make()
     for index in range(len(SOURCES)):
         anomaly_map.fit_source(index, [1.0] * 3, [2.0] * 3)
-    score, result = anomaly_map(distances(), everything())
+    score, result = anomaly_map(sources(), everything())
     assert torch.equal(result, torch.zeros(1, 8, 8))
     assert score.item() == 0
 
 
 def test_positions_not_inspected_are_zero_and_do_not_raise_the_score() -> None:
-    found, inspect = peak(2, 5, 12.0), everything()
+    found, inspect = peak(2, 5, 15.0), everything()
     assert found[0] is not None
     found[0][0, 6, 6] = 900.0
     inspect[0, 6, 6] = 0
@@ -131,7 +137,7 @@ def test_what_lies_in_the_padding_does_not_reach_the_part() -> None:
     anomaly_map = make(1.5, 0.1)
     inspect = everything()
     inspect[:, :, 5:] = 0
-    found = distances()
+    found = sources()
     assert found[0] is not None
     found[0][:, 2:4, 1:3] = 1.0
     calm = anomaly_map(found, inspect)
@@ -141,17 +147,17 @@ def test_what_lies_in_the_padding_does_not_reach_the_part() -> None:
     assert torch.equal(calm[0], loud[0])
     assert calm[1][0, 2, 2] > 0
     # Next to the padding, a flat map stays flat: smoothing averages over what is inspected.
-    flat = anomaly_map(distances(1.0, 1.0, 1.0, 1.0), inspect)[1]
+    flat = anomaly_map(sources(1.0, 1.0, 1.0, 1.0, 1.0), inspect)[1]
     assert torch.allclose(flat[:, :, :5], torch.ones(1, 8, 5))
 
 
 def test_every_ring_below_the_border_has_its_own_quantiles() -> None:
-    anomaly_map = make(NARROW, 1.0, (1.0, 0.0, 0.0, 0.0))
+    anomaly_map = make(NARROW, 1.0, (1.0, 0.0, 0.0, 0.0, 0.0))
     lower, upper = [1.0, 2.0, 4.0], [5.0, 4.0, 5.0]
     anomaly_map.fit_source(0, lower, upper)
     inspect = everything(12)
     inspect[:, :, 8:] = 0
-    _, result = anomaly_map(distances(10.0, side=12), inspect)
+    _, result = anomaly_map(sources(10.0, side=12), inspect)
     for ring, (low, high) in enumerate(zip(lower, upper, strict=True)):
         # From the top edge of the frame, and from the padding on the right.
         assert result[0, ring, 4].item() == pytest.approx((10 - low) / (high - low))
@@ -227,9 +233,9 @@ def test_unusable_quantiles_are_refused_by_source(index: int, name: str, low: fl
 
 
 def test_half_precision_residuals_do_not_overflow() -> None:
-    anomaly_map = make(1.0, 0.5, (1.0, 1.0, 1.0, 0.0))
+    anomaly_map = make(1.0, 0.5, (1.0, 1.0, 1.0, 0.0, 0.0))
     residuals = anomaly_map.residual_distances([x.half() for x in latents(300.0)], [x.half() for x in latents()])
-    score, result = anomaly_map([*residuals, None], everything())
+    score, result = anomaly_map([*residuals, None, None], everything())
     assert result.dtype == score.dtype == torch.float32
     assert score.item() == pytest.approx(90_000.0)
 
@@ -242,6 +248,6 @@ def test_what_was_fitted_is_in_the_state() -> None:
     other.load_state_dict(fitted.state_dict())
     residuals = fitted.residual_distances(latents(2.0), latents(0.5))
     assert torch.equal(residuals[1], other.residual_distances(latents(2.0), latents(0.5))[1])
-    _, first = fitted(distances(2.0, 1.0, 4.0, 3.0), everything())
-    assert torch.equal(first, other(distances(2.0, 1.0, 4.0, 3.0), everything())[1])
+    _, first = fitted(sources(2.0, 1.0, 4.0, 3.0), everything())
+    assert torch.equal(first, other(sources(2.0, 1.0, 4.0, 3.0), everything())[1])
     assert first.max() > 0

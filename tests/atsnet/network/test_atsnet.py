@@ -18,6 +18,7 @@ SMALL = NetworkConfig(
     coupling_hidden=(8, 8, 8),
     memory_size=40,
     memory_width=16,
+    evidence_width=8,
     score_fraction=0.02,
 )
 PARAMETER_BUDGET = 4_840_000
@@ -28,12 +29,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no normalisation": {"ema_norm": False},
     "no coupling": {"coupling": False},
     "no attention": {"context": False},
+    "no evidence head": {"evidence_width": 0},
     "nothing": {
         "student_sees": "features",
         "memory_size": 0,
         "ema_norm": False,
         "coupling": False,
         "context": False,
+        "evidence_width": 0,
     },
 }
 
@@ -105,15 +108,14 @@ def test_without_normalisation_and_coupling_the_teachers_word_is_the_features() 
 def test_the_student_sees_the_part_through_its_prototypes_alone() -> None:
     """With the same prototypes recalled, what else lies there makes no difference to what it predicts."""
     network = make_network()
-    first, second = (
-        network.standardise(network.backbone(network.unpack(make_frames(2, seed=seed))[0])) for seed in (1, 2)
-    )
+    raw = [network.backbone(network.unpack(make_frames(2, seed=seed))[0]) for seed in (1, 2)]
+    first, second = (network.standardise(x) for x in raw)
     assert not torch.allclose(first[0], second[0])
-    prototypes, _ = network.memory(network.backbone(network.unpack(make_frames(2, seed=1))[0]))
-    for a, b in zip(network.predict(first, prototypes), network.predict(second, prototypes), strict=True):
+    recollection = network.memory(raw[0])
+    for a, b in zip(network.predict(first, recollection), network.predict(second, recollection), strict=True):
         assert torch.equal(a, b)
     other = make_network(student_sees="features")
-    predictions = zip(other.predict(first, prototypes), other.predict(second, prototypes), strict=True)
+    predictions = zip(other.predict(first, recollection), other.predict(second, recollection), strict=True)
     assert not any(torch.allclose(a, b) for a, b in predictions)
 
 
@@ -122,19 +124,27 @@ def test_a_change_that_leaves_the_nearest_prototypes_leaves_the_prediction() -> 
     network = make_network()
     raw = list(network.backbone(network.unpack(make_frames(1))[0]))
     changed = [raw[0] + 1, *raw[1:]]  # the memory does not look at the finest scale
-    calm, loud = network.distances(raw), network.distances(changed)
+    calm, loud = network.evidence(raw), network.evidence(changed)
     assert not torch.allclose(calm[0], loud[0])
-    assert all(torch.equal(a, b) for a, b in zip(calm[1:], loud[1:], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(calm[1:4], loud[1:4], strict=True))
+    assert not torch.allclose(calm[4], loud[4])  # the evidence head looks at all scales
 
 
-def test_distances_are_those_of_all_sources() -> None:
+def test_evidence_is_that_of_all_sources() -> None:
     network = make_network(width=128)
     raw = network.backbone(network.unpack(make_frames(2, width=128))[0])
-    quarter, eighth, sixteenth, memory = network.distances(raw)
-    shapes = [(2, 16, 32), (2, 8, 16), (2, 4, 8), (2, 8, 16)]
-    assert [d.shape for d in (quarter, eighth, sixteenth, memory)] == shapes
-    assert torch.equal(memory, network.memory(raw)[1])
-    assert make_network(memory_size=0, student_sees="features").distances(raw)[3] is None
+    found = network.evidence(raw)
+    shapes = [(2, 16, 32), (2, 8, 16), (2, 4, 8), (2, 8, 16), (2, 16, 32)]
+    assert [source.shape for source in found] == shapes
+    features, recollection = network.standardise(raw), network.memory(raw)
+    residuals = network.anomaly_map.residual_distances(
+        network.latents(features), network.predict(features, recollection)
+    )
+    assert torch.allclose(found[1].exp(), residuals[1], rtol=1e-4)
+    assert torch.allclose(found[3].exp(), recollection.distance.clamp(min=1e-3), rtol=1e-4)
+    assert torch.equal(found[4], network.judge(features, recollection))
+    assert make_network(memory_size=0, student_sees="features").evidence(raw)[3] is None
+    assert make_network(evidence_width=0).evidence(raw)[4] is None
 
 
 def test_a_grey_picture_scores_the_same_in_mono_and_in_rgb() -> None:
@@ -155,12 +165,13 @@ def test_a_batch_scores_as_its_frames_one_by_one() -> None:
         assert torch.allclose(anomaly_map[0], maps[index], rtol=1e-3, atol=1e-4)
 
 
-def test_starts_in_eval_mode_and_training_mode_reaches_the_student_only() -> None:
+def test_starts_in_eval_mode_and_training_mode_reaches_what_learns_only() -> None:
     network = make_network()
     assert not network.training
     assert not network.student.training
     network.train()
     assert network.student.training
+    assert network.evidence_head.training
     assert not any(module.training for module in network.backbone.modules())
     assert not any(module.training for module in network.norms.modules())
     before = {key: value.clone() for key, value in network.state_dict().items()}

@@ -28,6 +28,7 @@ def small_config(
         "warmup_steps": 1,
         "checkpoint_every": 1000,
         "bfloat16": False,
+        "synthetic_images": 8,
     }
     return Config.model_validate(
         {
@@ -42,6 +43,7 @@ def small_config(
                 "noise": 0.1,
                 "memory_size": 64,
                 "memory_width": 16,
+                "evidence_width": 8,
                 "border_rings": 3,
                 **(network or {}),
             },

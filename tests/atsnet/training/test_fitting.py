@@ -1,3 +1,4 @@
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ def residuals(network: AtsNet, frames: UInt8Array) -> list[Tensor]:
     images, inspect = network.unpack(torch.from_numpy(frames))
     raw = network.backbone(images)
     features = network.standardise(raw)
-    student = network.predict(features, network.memory(raw)[0] if network.memory else None)
+    student = network.predict(features, network.memory(raw) if network.memory else None)
     errors = []
     for t, s in zip(network.latents(features), student, strict=True):
         inspected = inspect[:, :: 16 // t.shape[2], :: 16 // t.shape[3]] > 0
@@ -45,17 +46,27 @@ def residuals(network: AtsNet, frames: UInt8Array) -> list[Tensor]:
 
 
 @torch.no_grad()
-def normalised(network: AtsNet, frames: UInt8Array) -> tuple[list[Tensor], Tensor]:
-    """Distances of each source with offsets and gains applied, and the depths, 0 for padding; `[N, 16, 16]` each."""
+def evidence(network: AtsNet, frames: UInt8Array) -> tuple[list[Tensor], Tensor]:
+    """Evidence of each source at the map's size, and the depths, 0 for padding; `[N, 16, 16]` each."""
     images, inspect = network.unpack(torch.from_numpy(frames))
-    depth = border_depth(inspect, network.anomaly_map.rings).sum(dim=1)
-    ring = (depth - 1).clamp(min=0).long()
-    found = []
-    for index, distance in enumerate(network.distances(network.backbone(images))):
-        if distance is not None:
-            offset, gain = (values[index][ring] for values in (network.anomaly_map.offsets, network.anomaly_map.gains))
-            found.append((resize(distance, (16, 16)) - offset) * gain)
-    return found, depth
+    sources = [resize(x, (16, 16)) for x in network.evidence(network.backbone(images)) if x is not None]
+    return sources, border_depth(inspect, network.anomaly_map.rings).sum(dim=1)
+
+
+def quantiles(values: Tensor) -> tuple[float, float]:
+    """The lower and the upper one, each a value that occurs."""
+    ordered = values.sort().values
+    low, high = (ordered[max(1, round(share * len(values))) - 1] for share in (LOWER_QUANTILE, UPPER_QUANTILE))
+    return low.item(), high.item()
+
+
+def check_ring(network: AtsNet, source: int, ring: int, own: Tensor, everywhere: Tensor) -> None:
+    """Offset half way between the medians, spread the geometric mean of the spreads."""
+    (low, high), (low_all, high_all) = quantiles(own), quantiles(everywhere)
+    anomaly_map = network.anomaly_map
+    assert anomaly_map.offsets[source, ring].item() == pytest.approx((low + low_all) / 2, rel=1e-3, abs=1e-4)
+    spread = math.sqrt((high - low) * (high_all - low_all))
+    assert anomaly_map.gains[source, ring].item() == pytest.approx(1 / spread, rel=1e-3)
 
 
 def test_channel_weights_are_inverse_mean_squares_of_inspected_residuals() -> None:
@@ -69,48 +80,50 @@ def test_channel_weights_are_inverse_mean_squares_of_inspected_residuals() -> No
         assert torch.allclose(weight[plain], 1 / power[plain], rtol=1e-3)
 
 
-@pytest.mark.parametrize("network", [{}, {"memory_size": 0, "student_sees": "features"}])
-def test_every_rings_own_quantiles_become_zero_and_one(network: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("network", "count"), [({}, 5), ({"memory_size": 0, "student_sees": "features", "evidence_width": 0}, 3)]
+)
+def test_every_ring_is_half_way_between_its_own_quantiles_and_those_of_all(network: dict[str, Any], count: int) -> None:
     frames = make_frames(8)
     result = fitted(frames, **network)
-    sources, depth = normalised(result, frames)
-    assert len(sources) == (3 if network else 4)
-    for ring in range(1, 4):
-        for values in sources:
-            of_ring = values[depth == ring]
-            assert len(of_ring) >= MIN_POSITIONS
-            slack = 4.5 / len(of_ring)  # on the frame's edge, interpolated positions are equal in fours
-            assert (of_ring <= 1e-4).float().mean().item() == pytest.approx(LOWER_QUANTILE, abs=slack)
-            assert (of_ring <= 1 + 1e-4).float().mean().item() == pytest.approx(UPPER_QUANTILE, abs=slack)
-    offsets = result.anomaly_map.offsets[: len(sources)]
-    assert all(len(set(source)) == 3 for source in offsets.tolist())
+    sources, depth = evidence(result, frames)
+    assert len(sources) == count
+    for index, source in enumerate(sources):
+        for ring in range(3):
+            own = source[depth == ring + 1]
+            assert len(own) >= MIN_POSITIONS
+            check_ring(result, index, ring, own, source[depth > 0])
+        assert len(set(result.anomaly_map.offsets[index].tolist())) == 3
 
 
-def test_a_ring_with_few_positions_borrows_its_neighbours() -> None:
-    """On one frame of 12 x 16 inspected positions the rings have 52, 44 and 96 of them."""
-    frames = make_frames(1)
+def test_with_one_ring_the_quantiles_become_zero_and_one() -> None:
+    frames = make_frames(6)
+    result = fitted(frames, border_rings=1)
+    sources, depth = evidence(result, frames)
+    for index, source in enumerate(sources):
+        low, high = quantiles(source[depth > 0])
+        offset, gain = (values[index, 0].item() for values in (result.anomaly_map.offsets, result.anomaly_map.gains))
+        assert (low - offset) * gain == pytest.approx(0, abs=1e-3)
+        assert (high - offset) * gain == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("count", "pooled"),
+    [
+        # Of one frame, the rings have 52, 44 and 96 positions: even all of them together are few.
+        (1, [(1, 2, 3), (1, 2, 3), (1, 2, 3)]),
+        # Of three, the innermost has 288; the outermost needs its one neighbour, and the middle one both.
+        (3, [(1, 2), (1, 2, 3), (3,)]),
+    ],
+)
+def test_a_ring_with_few_positions_borrows_its_neighbours(count: int, pooled: list[tuple[int, ...]]) -> None:
+    frames = make_frames(count)
     result = fitted(frames)
-    images, inspect = result.unpack(torch.from_numpy(frames))
-    depth = border_depth(inspect, 3).sum(dim=1)
-    assert [int((depth == ring).sum()) for ring in range(4)] == [64, 52, 44, 96]
-    with torch.no_grad():
-        distance = result.distances(result.backbone(images))[0]
-    assert distance is not None
-    # None has enough, nor have two of them: all are pooled.
-    everywhere = distance[depth > 0].sort().values
-    assert torch.allclose(result.anomaly_map.offsets[0], everywhere[round(LOWER_QUANTILE * 192) - 1].expand(3))
-    frames = make_frames(3)
-    images, inspect = result.unpack(torch.from_numpy(frames))
-    result = fitted(frames)
-    depth = border_depth(inspect, 3).sum(dim=1)
-    with torch.no_grad():
-        distance = result.distances(result.backbone(images))[0]
-    assert distance is not None
-    # Of three frames, the innermost has 288; the outermost needs its one neighbour, and the middle one both.
-    for ring, pooled in enumerate(((1, 2), (1, 2, 3), (3,))):
-        values = distance[torch.isin(depth, torch.tensor(pooled).float())].sort().values
-        expected = values[round(LOWER_QUANTILE * len(values)) - 1]
-        assert result.anomaly_map.offsets[0, ring].item() == pytest.approx(expected.item(), rel=1e-5)
+    sources, depth = evidence(result, frames)
+    assert [int((depth == ring).sum()) for ring in range(1, 4)] == [52 * count, 44 * count, 96 * count]
+    for ring, rings in enumerate(pooled):
+        own = sources[0][torch.isin(depth, torch.tensor(rings).float())]
+        check_ring(result, 0, ring, own, sources[0][depth > 0])
 
 
 def test_the_batch_size_does_not_matter() -> None:
@@ -153,7 +166,7 @@ def test_progress_reaches_the_number_of_frames() -> None:
 
 
 def test_a_memory_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"memory: the quantiles 0.0 and 0.0"):
+    with pytest.raises(ValueError, match="memory: the quantiles"):
         fit_anomaly_map(make_network(small_config()), make_frames(2), 2)
 
 
