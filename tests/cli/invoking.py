@@ -19,7 +19,10 @@ heads = 4
 window = 4
 grid = 4
 coupling_hidden = [16, 16, 16]
+memory_size = 64
+evidence_width = 8
 [training]
+synthetic_images = 8
 batch_size = 4
 stage1_steps = 6
 stage2_steps = 12

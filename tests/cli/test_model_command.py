@@ -10,8 +10,8 @@ def test_summary_shows_parts_and_budget() -> None:
     assert result.exit_code == 0
     lines = {line.split("│")[1].strip(): line for line in result.stdout.splitlines() if line.startswith("│")}
     assert set(lines) == {
-        "backbone", "EMA norms", "coupling 1/4", "coupling 1/8", "coupling 1/16", "student", "anomaly map",
-        "total", "budget at 256x256",
+        "backbone", "EMA norms", "coupling 1/4", "coupling 1/8", "coupling 1/16", "memory", "student", "evidence head",
+        "anomaly map", "total", "budget at 256x256",
     }  # fmt: skip
     assert "2,782,784" in lines["backbone"]
     assert "1,831.9" in lines["backbone"]

@@ -23,6 +23,7 @@ CONFIG = Config.model_validate(
             "grid": 2,
             "coupling_hidden": [16, 16, 16],
             "memory_size": 64,
+            "evidence_width": 8,
             "score_fraction": 0.02,
         },
     }

@@ -45,15 +45,19 @@ def variant(changes: dict[str, Any], **shape: Any) -> Config:
 
 
 NO_MEMORY = {"memory_size": 0, "student_sees": "features"}
+NOTHING = {**NO_MEMORY, "ema_norm": False, "coupling": False, "context": False, "evidence_width": 0}
 VARIANTS: list[dict[str, Any]] = [
     {"student_sees": "features"},
     NO_MEMORY,
     {"ema_norm": False},
     {"coupling": False},
     {"context": False},
-    {**NO_MEMORY, "ema_norm": False, "coupling": False, "context": False},
+    {"evidence_width": 0},
+    NOTHING,
     {"memory_weight": 0.0, "scale_weights": (0.0, 2.0, 1.0)},
     {"scale_weights": (0.0, 0.0, 0.0)},
+    {"scale_weights": (0.0, 0.0, 0.0), "memory_weight": 0.0},
+    {"evidence_weight": 0.0},
     {"border_rings": 1},
 ]
 
@@ -75,7 +79,7 @@ def test_folding_changes_nothing_whatever_is_switched_off(changes: dict[str, Any
     torch.testing.assert_close(folded_map, anomaly_map / MAP_THRESHOLD, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("changes", [VARIANTS[0], VARIANTS[5], VARIANTS[6]], ids=variant_name)
+@pytest.mark.parametrize("changes", [NO_MEMORY, NOTHING], ids=variant_name)
 def test_the_file_scores_as_the_network_whatever_is_switched_off(
     changes: dict[str, Any], samples: list[Sample]
 ) -> None:
@@ -148,9 +152,12 @@ def test_nodes_are_named_by_their_modules(graph: bytes) -> None:
 def test_same_weights_same_bytes_and_no_trace_of_the_machine(run: TrainedRun, exported: Exported) -> None:
     again = to_onnx(DeployableGraph(run.network, exported.bundle.manifest.calibration.map_threshold), run.config.input)
     assert again == exported.bundle.graph().read_bytes()
-    assert b".py" not in again
-    assert b"torch" not in again
     model = onnx.load_from_string(again)
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")  # any three letters are somewhere among so many random bytes
+    without_weights = model.SerializeToString()
+    assert b".py" not in without_weights
+    assert b"torch" not in without_weights
     assert not model.metadata_props
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
 

@@ -62,7 +62,7 @@ def test_a_finished_run_holds_network_configuration_and_record_only(tmp_path: Pa
     assert len(record.data.holdout_images) == 2
     assert sorted([*record.data.train_images, *record.data.holdout_images]) == [f"{n}.png" for n in range(8)]
     assert record.torch_version == torch.__version__
-    assert len(record.losses) == 6
+    assert len(record.losses) == 7
     assert torch.equal(run.network.backbone.conv1.weight, make_trunk().conv1.weight)
 
 

@@ -117,6 +117,33 @@ def test_an_interrupt_between_two_steps_keeps_the_state_of_that_step(tmp_path: P
     assert bytes_of(resumed.network) == trained_bytes(tmp_path, config)
 
 
+@pytest.mark.parametrize(
+    ("task", "left"),
+    [
+        ("gathering prototypes", ["gathering prototypes", "choosing prototypes", "stage 2 (student)"]),
+        ("fitting quantiles", []),
+    ],
+)
+def test_an_interrupt_after_a_stage_loses_none_of_its_steps(tmp_path: Path, task: str, left: list[str]) -> None:
+    config = small_config()
+
+    def interrupt(name: str, *_: object) -> None:
+        if name == task:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path, config, report=interrupt).run()
+    recorder = Recorder()
+    resumed = make_trainer(tmp_path, config, report=recorder)
+    resumed.run(resume=True)
+    prepared = {"features of the trunk", "nearest prototypes"}
+    done = [task for task in recorder.done if task not in prepared]
+    assert done == [*left, "fitting channel weights", "fitting quantiles"]
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    assert bytes_of(resumed.network) == trained_bytes(tmp_path, config)
+
+
 def test_nothing_to_resume_from_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no checkpoint to resume from"):
         make_trainer(tmp_path, small_config()).run(resume=True)
@@ -130,7 +157,8 @@ def test_both_stages_learn(tmp_path: Path) -> None:
     teacher, student = (np.array(recorder.losses[name]) for name in ("stage 1 (teacher)", "stage 2 (student)"))
     assert teacher[-1] < teacher[0] - 0.1
     assert student[-1] < 0.8 * student[0]
-    assert set(trainer.losses) == {f"stage{stage} {scale}" for stage in (1, 2) for scale in SCALE_NAMES}
+    terms = {f"stage{stage} {scale}" for stage in (1, 2) for scale in SCALE_NAMES}
+    assert set(trainer.losses) == terms | {"stage2 evidence"}
 
 
 def test_each_stage_changes_its_own_part_only(tmp_path: Path) -> None:
@@ -152,7 +180,7 @@ def test_each_stage_changes_its_own_part_only(tmp_path: Path) -> None:
 
     start, after_teacher, after_student, end = states
     assert changed(start, after_teacher) == {"norms", "couplings"}
-    assert changed(after_teacher, after_student) == {"student", "memory"}
+    assert changed(after_teacher, after_student) == {"student", "memory", "evidence_head"}
     assert changed(after_student, end) == {"anomaly_map"}
     assert not network.training
     assert not network.student.training
@@ -173,11 +201,15 @@ def asked_batches(trainer: Trainer, stage: int, first: int) -> Iterator[tuple[li
 @pytest.mark.parametrize(
     ("switches", "trained"),
     [
-        ({"student_sees": "features"}, {"norms", "couplings", "memory", "student", "anomaly_map"}),
-        ({"student_sees": "features", "memory_size": 0}, {"norms", "couplings", "student", "anomaly_map"}),
+        ({"student_sees": "features"}, {"norms", "couplings", "memory", "student", "evidence_head", "anomaly_map"}),
+        (
+            {"student_sees": "features", "memory_size": 0},
+            {"norms", "couplings", "student", "evidence_head", "anomaly_map"},
+        ),
+        ({"evidence_width": 0}, {"norms", "couplings", "memory", "student", "anomaly_map"}),
         (
             {"ema_norm": False, "coupling": False, "context": False},
-            {"norms", "couplings", "memory", "student", "anomaly_map"},
+            {"norms", "couplings", "memory", "student", "evidence_head", "anomaly_map"},
         ),
     ],
 )
@@ -254,7 +286,7 @@ def test_weights_that_are_not_finite_stop_training_with_stage_step_and_term(
     config = small_config()
     network = make_network(config)
     next(network.get_submodule(part).parameters()).data.fill_(float("nan"))
-    with pytest.raises(NonFiniteLossError, match=f"stage {stage}, step 0: the loss at scale 1/.* is nan"):
+    with pytest.raises(NonFiniteLossError, match=f"stage {stage}, step 0: the loss of 1/.* is nan"):
         make_trainer(tmp_path, config, network=network).run()
 
 
@@ -266,7 +298,7 @@ def test_divergence_on_the_way_is_reported_at_its_step(tmp_path: Path) -> None:
         if task.startswith("stage 2") and done == 2 and values:
             network.student.head_8.bias.data.fill_(float("inf"))
 
-    with pytest.raises(NonFiniteLossError, match=r"stage 2, step 2: the loss at scale 1/8 is (inf|nan)"):
+    with pytest.raises(NonFiniteLossError, match=r"stage 2, step 2: the loss of 1/8 is (inf|nan)"):
         make_trainer(tmp_path, config, network=network, report=poison).run()
 
 
