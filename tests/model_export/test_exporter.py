@@ -148,7 +148,7 @@ def test_an_altered_graph_is_not_published(
 ) -> None:
     model = onnx.load_from_string(exported.bundle.graph().read_bytes())
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "tail.weigh.0.weight")
-    altered = onnx.numpy_helper.to_array(weight) * np.float32(1.001)
+    altered = onnx.numpy_helper.to_array(weight) * np.float32(1.01)
     weight.CopyFrom(onnx.numpy_helper.from_array(altered, weight.name))
     monkeypatch.setattr(exporter, "to_onnx", lambda *_: model.SerializeToString())
     with pytest.raises(ParityError, match=r"frames are beyond the limits[\s\S]*test/good_0\.png") as refusal:
