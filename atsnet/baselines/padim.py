@@ -20,8 +20,8 @@ from atsnet.progress import Reporter, silent
 
 REGULARISATION = 0.01
 """Added to the diagonal of every covariance (section III-B)."""
-MIN_SHARE = 0.2
-"""Share of the frames that must show a position for a Gaussian of its own."""
+MIN_SHARE = 0.05
+"""Share of the frames, and at least two of them, that must show a position for a Gaussian of its own."""
 _CHUNK = 1024
 
 

@@ -48,10 +48,10 @@ def test_maps_are_smoothed_mahalanobis_distances() -> None:
 
 
 def test_a_position_seldom_inspected_takes_the_nearest_gaussian() -> None:
-    frames = make_frames(20)
+    frames = make_frames(60)
     rare, often = frames.copy(), frames.copy()
-    rare[: int(20 * MIN_SHARE) - 1, :, 12:16, 1] = 255
-    often[: int(20 * MIN_SHARE), :, 12:16, 1] = 255
+    rare[: round(60 * MIN_SHARE) - 1, :, 12:16, 1] = 255
+    often[: round(60 * MIN_SHARE), :, 12:16, 1] = 255
     means = [fitted(LocalTrunk(), x).gaussians[0].view(16, 16, -1) for x in (rare, often)]
     assert torch.equal(means[0][:, 3], means[0][:, 4])
     assert torch.equal(means[0][:, 0], means[0][:, 4])
