@@ -124,11 +124,12 @@ class Trainer:
             terms = self._terms(stage, step, batch)
             if stage == 2 and self._pasted is not None:
                 terms["evidence"] = self._pasted.loss(step, batch, half=self._half)
-            loss = total_loss(terms, stage, step)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-            optimizer.step()
+            if terms:  # without a coupling there is nothing to learn in stage 1 but the moving averages
+                loss = total_loss(terms, stage, step)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+                optimizer.step()
             self._remember(stage, terms)
             self.seconds = time.monotonic() - began
             name = "stage 1 (teacher)" if stage == 1 else "stage 2 (student)"
@@ -167,7 +168,7 @@ class Trainer:
         network = self.network
         if stage == 1:
             network.update_norms(batch.raw)
-            return teacher_terms(network, network.standardise(batch.raw))
+            return teacher_terms(network, network.standardise(batch.raw)) if self.config.network.coupling else {}
         with torch.no_grad():
             features = network.standardise(batch.raw)
             teacher = network.latents(features)

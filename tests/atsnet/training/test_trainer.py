@@ -209,7 +209,7 @@ def asked_batches(trainer: Trainer, stage: int, first: int) -> Iterator[tuple[li
         ({"evidence_width": 0}, {"norms", "couplings", "memory", "student", "anomaly_map"}),
         (
             {"ema_norm": False, "coupling": False, "context": False},
-            {"norms", "couplings", "memory", "student", "evidence_head", "anomaly_map"},
+            {"norms", "memory", "student", "evidence_head", "anomaly_map"},
         ),
     ],
 )
