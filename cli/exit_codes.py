@@ -14,6 +14,7 @@ class ExitCode(IntEnum):
     CONFIGURATION = 4
     REFUSED_RESULT = 5
     SERVICE = 6
+    INCOMPLETE = 7
     NOT_ALL_PASSED = 10
     INTERRUPTED = 130
 
@@ -26,6 +27,7 @@ MEANINGS: Final = {
     ExitCode.CONFIGURATION: "a configuration, backbone, run, bundle or installation cannot be used; over budget",
     ExitCode.REFUSED_RESULT: "the result must not be used: training diverged, export lost parity, drain cut short",
     ExitCode.SERVICE: "the service cannot be reached or refuses; of `serve`: the address is taken",
+    ExitCode.INCOMPLETE: "`benchmark` and `ablate` only: a cell failed; the others have their results",
     ExitCode.NOT_ALL_PASSED: "`inspect` only: at least one part did not pass (fail, review or not evaluated)",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C",
 }
