@@ -60,6 +60,10 @@ class Mkd:
 
     An image's score is the cloner's loss on it, as in the paper. The paper localises by the gradient of that loss on
     the input; here the map is the loss at each position, summed over the scales and smoothed.
+
+    Notes:
+        The authors train 600 epochs on MVTec AD and report the best of the epochs that they test. Here the last step
+        counts, and the default is what two CPU cores do in seven minutes on 650 images.
     """
 
     def __init__(
@@ -70,7 +74,7 @@ class Mkd:
         device: torch.device | None = None,
         *,
         width: int = 16,
-        steps: int = 1500,
+        steps: int = 600,
         batch_size: int = 32,
         learning_rate: float = 1e-3,
     ) -> None:
