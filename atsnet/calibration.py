@@ -1,20 +1,11 @@
 """Thresholds from held-out normal images alone.
 
-**Score.** With n held-out normal scores and a target false-reject rate a, the threshold is the k-th smallest score,
-k = ceil((n + 1)(1 - a)): split conformal prediction (Vovk, Gammerman, Shafer: Algorithmic Learning in a Random World,
-2005; Lei et al., JASA 113, 2018). A new normal part, exchangeable with these, scores above it with a probability of at
-most a, whatever the distribution. That takes n >= 1/a - 1: 99 images for 1 %.
+**Score.** Above the threshold a part fails: it is the upper prediction limit (`atsnet.prediction_limits`) of the normal
+scores for the target false-reject rate. From 199 images on for 1 % this is split conformal, whose promise holds for any
+distribution; below, the largest tenth of the scores is taken to fall off exponentially
+(docs/decisions/0007-never-the-largest-score.md).
 
-With fewer images no order statistic keeps the promise, the largest score included. The
-threshold is then the upper prediction limit of a log-normal distribution, exp(m + t s sqrt(1 + 1/n)), m and s being the
-mean and standard deviation of the log-scores and t the (1 - a) quantile of Student's t with n - 1 degrees of freedom.
-It promises the same as the conformal one (one new normal part exceeds it with probability a, the randomness of these n
-images included), at the price of an assumption; t widens it by itself where few images say little of the spread.
-Scores are means of squares, hence skewed to the right; their logarithms are near to normal (of 114 held-out magnetic
-tiles, after short training: a skewness of 0.05 instead of 2.2, Shapiro-Wilk p = 0.5). The tail is a little heavier: of
-the other tiles, thresholds from 30 rejected 1.4 % instead of 1 %, and the largest of 30 scores rejected 3.1 %.
-Median and absolute deviation would forgive a defective part among the images, but use only a third of what they say
-about the spread, and nothing of the tail; such a part is pointed out instead.
+**Review.** Optional: from the limit for a second, larger rate on, a part that does not fail is for a person to see.
 
 **Map.** The image score is the mean of the map's highest positions, so both have the same unit, and the map's
 threshold is the score's. Then an image that fails has a map position above the threshold, always; one that passes has
@@ -26,6 +17,7 @@ The held-out images also set the map's channel weights and scales (`atsnet.train
 from millions of positions; the promise neglects that.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,12 +26,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from scipy import stats
 
 from atsnet.config import CalibrationConfig
 from atsnet.data.frames import load_frames
-from atsnet.data.layout import find_dataset, fingerprint, list_problems
+from atsnet.data.layout import DataError, Sample, find_dataset, fingerprint, list_problems
 from atsnet.evaluation.scoring import score_frames
+from atsnet.prediction_limits import PredictionLimit, attainable_rate, images_needed, upper_limit
 from atsnet.progress import Reporter, silent
 from atsnet.training.run_directory import CALIBRATION_NAME, TrainedRun
 
@@ -65,13 +57,20 @@ class Calibration(BaseModel):
     map_threshold: float = Field(gt=0, allow_inf_nan=False)
     """Raw map value from which a position belongs to an anomalous region."""
     review_score: float | None = Field(default=None, gt=0, le=1)
+    """Calibrated score from which a part that does not fail is for a person to review; none by default."""
     target_false_reject_rate: float = Field(gt=0, lt=1)
+    target_review_rate: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the normal parts that may reach `review_score`, those that fail included."""
     normal_images: int = Field(ge=1)
     method: str
+    assumption: str | None = None
+    """What the false-reject promise takes for granted of the scores; None where it holds for any distribution."""
     attainable_rate: float = Field(gt=0, lt=1)
     """Smallest false-reject rate that this many images can promise without an assumption."""
-    false_reject_interval: tuple[float, float] | None
-    """95 % interval of the rate at this threshold; None where it rests on an assumption."""
+    false_reject_interval: tuple[float, float]
+    """95 % interval of the share of the normal parts that fail."""
+    review_interval: tuple[float, float] | None = None
+    """95 % interval of the share that fails or is for review; None without a review score."""
     median_score: float
     """Median raw score of the normal images."""
     region_share: float = Field(ge=0, le=1)
@@ -85,15 +84,11 @@ class Calibration(BaseModel):
             "map_threshold",
             "review_score",
             "target_false_reject_rate",
+            "target_review_rate",
             "normal_images",
             "method",
         )
         return {name: getattr(self, name) for name in names}
-
-
-def images_needed(rate: float) -> int:
-    """How many held-out normal images promise a false-reject rate without an assumption about the scores."""
-    return math.ceil(1 / rate - 1e-9) - 1
 
 
 def calibrate(
@@ -104,7 +99,7 @@ def calibrate(
     Args:
         scores: Raw scores of held-out normal images, `float [N]`, at least `MIN_IMAGES`.
         map_peaks: Highest value of each one's raw map, `float [N]`.
-        config: The false-reject rate to keep.
+        config: The rates to keep.
         names: What to call the images in warnings.
 
     Raises:
@@ -115,39 +110,64 @@ def calibrate(
     if peaks.shape != values.shape or values.ndim != 1:
         raise ValueError(f"scores {values.shape} and map peaks {peaks.shape} must be one each for every image")
     _check_usable(values)
-    logs = np.log(np.maximum(values, values[values > 0].min()))
-    threshold, interval, method, warnings = _score_threshold(values, logs, rate)
-    median = float(np.median(values))
+    fail = _fail_limit(values, rate)
+    threshold, median = fail.value, float(np.median(values))
+    warnings = _doubts("false-reject", fail)
+    review, review_score = None, None
+    if config.target_review_rate is not None:
+        review = upper_limit(values, config.target_review_rate)
+        warnings += _doubts("review", review)
+        review_score = _just_above(review.value / threshold)
+        if review_score is None:
+            warnings.append(
+                f"there is no review band: the limit for {config.target_review_rate:.2%} is not below the threshold; "
+                "hold out more normal images or ask for a larger review rate"
+            )
     if threshold > _LAX * median:
         warnings.append(
             f"the threshold is {threshold / median:.0f} times the median normal score: hold out more normal images"
         )
-    warnings += _outliers(logs, names)
+    warnings += _outliers(values, names)
     return Calibration(
         score_threshold=threshold,
         map_threshold=threshold,
+        review_score=review_score,
         target_false_reject_rate=rate,
+        target_review_rate=config.target_review_rate,
         normal_images=count,
-        method=method,
-        attainable_rate=1 / (count + 1),
-        false_reject_interval=interval,
+        method=_method(fail),
+        assumption=fail.assumption,
+        attainable_rate=attainable_rate(count),
+        false_reject_interval=fail.interval(),
+        review_interval=review.interval() if review and review_score else None,
         median_score=median,
         region_share=float(((values <= threshold) & (peaks >= threshold)).mean()),
         warnings=tuple(warnings),
     )
 
 
-def calibrate_run(run: TrainedRun, root: Path, *, batch_size: int = 16, report: Reporter = silent) -> Calibration:
+def calibrate_run(
+    run: TrainedRun,
+    root: Path,
+    *,
+    config: CalibrationConfig | None = None,
+    further: Sequence[Sample] = (),
+    batch_size: int = 16,
+    report: Reporter = silent,
+) -> Calibration:
     """Calibrate a run on its own held-out images, and write the result into its directory.
 
     Args:
         run: A finished run.
         root: The data folder that it was trained on; it may have moved.
+        config: The rates to keep; those of the run's configuration by default.
+        further: Good images from elsewhere that calibrate with the held-out ones; the run has not seen them.
         batch_size: Images at a time.
         report: Told how far it is.
 
     Raises:
-        CalibrationError: The run's images are gone or altered, or their scores are of no use.
+        CalibrationError: The run's images are gone or altered, a further one is one of them, or the scores are of no
+            use.
         DataError: The folder or an image cannot be read.
     """
     samples = {sample.name: sample for sample in find_dataset(root).train}
@@ -163,11 +183,15 @@ def calibrate_run(run: TrainedRun, root: Path, *, batch_size: int = 16, report: 
             f"images in {root} are not those that {run.directory} was trained on: a file was altered since; "
             "restore it, or train again"
         )
+    _check_unseen(further, [*held_out, *(samples[name] for name in data.train_images)])
+    used = [*held_out, *further]
     frames = load_frames(
-        held_out, run.config.input, progress=lambda done, total: report("reading held-out images", done, total)
+        used, run.config.input, progress=lambda done, total: report("reading held-out images", done, total)
     )
     raw = score_frames(run.network, frames.pixels, batch_size=batch_size, report=report)
-    calibration = calibrate(raw.scores, raw.maps.max(axis=(1, 2)), run.config.calibration, data.holdout_images)
+    names = [*data.holdout_images, *(str(sample.path) for sample in further)]
+    rates = config or run.config.calibration
+    calibration = calibrate(raw.scores, raw.maps.max(axis=(1, 2)), rates, names)
     save_calibration(run.directory, calibration)
     return calibration
 
@@ -195,40 +219,60 @@ def load_calibration(directory: Path) -> Calibration | None:
         raise CalibrationError(f"{path} is damaged; make it again with `atsnet calibrate`: {error}") from error
 
 
-def _score_threshold(
-    values: NDArray[np.float64], logs: NDArray[np.float64], rate: float
-) -> tuple[float, tuple[float, float] | None, str, list[str]]:
-    count = len(values)
-    # (n + 1) - floor((n + 1) a) is ceil((n + 1)(1 - a)) without the rounding error of 1 - a.
-    rank = count + 1 - math.floor((count + 1) * rate + 1e-9)
-    if rank <= count:
-        threshold = float(np.sort(values)[rank - 1])
-        if threshold <= 0:
-            raise CalibrationError(f"a threshold of {threshold} cannot be used: too many normal images score 0")
-        # The rate above the k-th of n scores is distributed as Beta(n + 1 - k, k).
-        low, high = (float(stats.beta.ppf(share, count + 1 - rank, rank)) for share in (0.025, 0.975))
-        warnings = []
-        if rank == count:
-            warnings.append(
-                f"the threshold is the largest of {count} normal scores and rests on that one image; "
-                f"from {images_needed(rate / 2)} images on it rests on more"
-            )
-        return threshold, (low, high), f"split conformal: rank {rank} of {count} normal scores", warnings
-    reach = float(stats.t.ppf(1 - rate, count - 1)) * math.sqrt(1 + 1 / count)
-    with np.errstate(over="ignore"):
-        threshold = float(np.exp(logs.mean() + reach * logs.std(ddof=1)))
-    if not math.isfinite(threshold):
-        raise CalibrationError(f"{count} normal scores spread too widely for a threshold; hold out more images")
-    needed = images_needed(rate)
-    method = f"log-normal prediction limit of {count} normal scores (split conformal needs {needed})"
-    warning = (
-        f"{count} normal images cannot promise a false-reject rate of {rate:.2%} without assuming that scores are "
-        f"log-normal; {needed} are needed, and these can promise {1 / (count + 1):.2%}"
-    )
-    return threshold, None, method, [warning]
+def _check_unseen(further: Sequence[Sample], known: Sequence[Sample]) -> None:
+    """No image may count twice, nor calibrate the network that was trained on it."""
+    seen = {_digest(sample) for sample in known} if further else set()
+    repeated = []
+    for sample in further:
+        digest = _digest(sample)
+        if digest in seen:
+            repeated.append(str(sample.path))
+        seen.add(digest)
+    if repeated:
+        raise CalibrationError(
+            list_problems(repeated, "the run knows already, or given twice; each image may count once")
+        )
 
 
-def _outliers(logs: NDArray[np.float64], names: Sequence[str] | None) -> list[str]:
+def _digest(sample: Sample) -> bytes:
+    try:
+        return hashlib.sha256(sample.path.read_bytes()).digest()
+    except OSError as error:
+        raise DataError(f"{sample.path}: cannot be read: {error.strerror}") from error
+
+
+def _fail_limit(values: NDArray[np.float64], rate: float) -> PredictionLimit:
+    limit = upper_limit(values, rate)
+    if limit.value <= 0:
+        raise CalibrationError(f"a threshold of {limit.value} cannot be used: too many normal images score 0")
+    return limit
+
+
+def _method(limit: PredictionLimit) -> str:
+    if limit.rank is not None:
+        return f"split conformal: rank {limit.rank} of {limit.count} normal scores"
+    needed = images_needed(limit.rate)
+    return f"exponential tail of {limit.count} normal scores (split conformal needs {needed})"
+
+
+def _doubts(what: str, limit: PredictionLimit) -> list[str]:
+    if limit.assumption is None:
+        return []
+    return [
+        f"{limit.count} normal images cannot promise a {what} rate of {limit.rate:.2%} without assuming that "
+        f"{limit.assumption}; {images_needed(limit.rate)} are needed, and these can promise "
+        f"{attainable_rate(limit.count):.2%}"
+    ]
+
+
+def _just_above(calibrated: float) -> float | None:
+    """The first calibrated score above a limit: review is *from* it. None where no score below 1 is left."""
+    above = math.nextafter(calibrated, math.inf)
+    return above if calibrated > 0 and above < 1 else None
+
+
+def _outliers(values: NDArray[np.float64], names: Sequence[str] | None) -> list[str]:
+    logs = np.log(np.maximum(values, values[values > 0].min()))
     spread = 1.4826 * float(np.median(np.abs(logs - np.median(logs))))
     if spread == 0:
         return []

@@ -69,6 +69,8 @@ class Calibration(_Model):
     review_score: float | None = Field(default=None, gt=0, le=1)
     """Calibrated score from which a part is for a person to review; none by default."""
     target_false_reject_rate: float = Field(gt=0, lt=1)
+    target_review_rate: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the good parts that may reach the review score, those that fail included."""
     normal_images: int = Field(ge=1)
     """Held-out normal images that the thresholds were learned from."""
     method: str

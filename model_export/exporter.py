@@ -154,7 +154,7 @@ def export_bundle(
             golden_samples=tuple(golden),
             score_tolerance=score_tolerance,
             network=run.config.network.model_dump(mode="json"),
-            training=_training(run),
+            training=_training(run, thresholds),
             data=_data(run),
             metrics=metrics,
             backbone=run.record.backbone.model_dump(mode="json"),
@@ -182,10 +182,12 @@ def _read_metrics(run_directory: Path) -> dict[str, Any]:
     return metrics
 
 
-def _training(run: TrainedRun) -> dict[str, Any]:
+def _training(run: TrainedRun, thresholds: Calibration) -> dict[str, Any]:
     config, record = run.config.model_dump(mode="json"), run.record
     return {
-        **{key: config[key] for key in ("training", "augment", "calibration")},
+        **{key: config[key] for key in ("training", "augment")},
+        # A run can be calibrated for other rates than it was trained with.
+        "calibration": {key: getattr(thresholds, key) for key in config["calibration"]},
         "losses": record.losses,
         "seconds": record.seconds,
         "atsnet_version": record.atsnet_version,

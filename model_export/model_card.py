@@ -97,18 +97,18 @@ def _metrics(metrics: Mapping[str, Any], score_threshold: float) -> str:
 
 def _calibration(manifest: Manifest, cautions: Sequence[str]) -> str:
     calibration = manifest.calibration
-    review = (
-        f"From a calibrated score of {_number(calibration.review_score)} to 1 a person decides."
-        if calibration.review_score is not None
-        else "There is no band in which a person decides."
-    )
+    review, review_target = "There is no band in which a person decides.", ""
+    if calibration.review_score is not None:
+        review = f"From a calibrated score of {_number(calibration.review_score)} to 1 a person decides."
+    if calibration.target_review_rate is not None:
+        review_target = f", and {_number(100 * calibration.target_review_rate)} % that do not pass"
     text = (
         "## Calibration\n\n"
         f"A part fails when its raw score is above {_number(calibration.score_threshold)}, which is shown as a "
         f"calibrated score of 1. {review} The anomaly map is in units of {_number(calibration.map_threshold)}: a "
         f"position above 1 belongs to an anomalous region. Both come from {calibration.normal_images} good images "
         "that were kept out of training, for a target of "
-        f"{_number(100 * calibration.target_false_reject_rate)} % falsely rejected parts. "
+        f"{_number(100 * calibration.target_false_reject_rate)} % falsely rejected parts{review_target}. "
         f"Method: {calibration.method}. No defective part had a say in it."
     )
     return "\n".join([text, *(f"\n> **Caution:** {caution}" for caution in cautions)])

@@ -5,20 +5,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from atsnet.calibration import (
-    MIN_IMAGES,
     Calibration,
     CalibrationError,
     calibrate,
     calibrate_run,
-    images_needed,
     load_calibration,
     save_calibration,
 )
 from atsnet.config import CalibrationConfig, Config
 from atsnet.data.layout import find_dataset, fingerprint, split_holdout
+from atsnet.prediction_limits import promised_interval, tail_interval, upper_limit
 from atsnet.training.run_directory import BackboneSource, DataSource, RunRecord, TrainedRun
 
 
@@ -30,86 +30,79 @@ def _scores(count: int, seed: int = 0, sigma: float = 0.3) -> np.ndarray:
     return np.exp(np.random.default_rng(seed).normal(0, sigma, count))
 
 
-@pytest.mark.parametrize(
-    ("count", "rate", "rank"),
-    [
-        (99, 0.01, 99),
-        (198, 0.01, 198),
-        (199, 0.01, 198),
-        (299, 0.01, 297),
-        (1000, 0.01, 991),
-        (19, 0.05, 19),
-        (39, 0.05, 38),
-        (9, 0.1, 9),
-        (3, 0.25, 3),
-    ],
-)
-def test_the_conformal_rank(count: int, rate: float, rank: int) -> None:
-    scores = np.random.default_rng(1).permutation(np.arange(1.0, count + 1))
-    calibration = calibrate(scores, scores, _config(rate))
-    assert calibration.score_threshold == rank
-    assert calibration.method == f"split conformal: rank {rank} of {count} normal scores"
-    assert calibration.normal_images == count
-    assert calibration.target_false_reject_rate == rate
-    # The promise: a new score, equally likely in any place among the others, is above rank k with 1 - k / (n + 1).
-    assert 1 - rank / (count + 1) <= rate + 1e-12
-    assert 1 - (rank - 1) / (count + 1) > rate
-
-
-@pytest.mark.parametrize(("rate", "needed"), [(0.01, 99), (0.05, 19), (0.1, 9), (0.001, 999), (0.03, 33), (0.3, 3)])
-def test_images_needed_is_where_the_method_changes(rate: float, needed: int) -> None:
-    assert images_needed(rate) == needed
-    assert calibrate(_scores(needed), _scores(needed), _config(rate)).method.startswith("split conformal")
-    if needed > MIN_IMAGES:
-        few = calibrate(_scores(needed - 1), _scores(needed - 1), _config(rate))
-        assert few.method.startswith("log-normal prediction limit")
-
-
-def test_the_largest_score_as_threshold_is_pointed_out() -> None:
-    (warning,) = calibrate(_scores(150), _scores(150), _config(0.01)).warnings
-    assert "largest of 150" in warning
-    assert "from 199 images" in warning
-    assert calibrate(_scores(199), _scores(199), _config(0.01)).warnings == ()
+def test_from_enough_images_on_the_threshold_is_a_conformal_limit() -> None:
+    scores = np.random.default_rng(1).permutation(np.arange(1.0, 300))
+    calibration = calibrate(scores, scores, _config(0.01))
+    assert calibration.score_threshold == 297
+    assert calibration.method == "split conformal: rank 297 of 299 normal scores"
+    assert calibration.normal_images == 299
+    assert calibration.target_false_reject_rate == 0.01
+    assert calibration.false_reject_interval == promised_interval(299, 297)
+    assert calibration.attainable_rate == 2 / 300
+    assert calibration.assumption is None
+    assert calibration.warnings == ()
 
 
 def test_too_few_images_are_said_and_not_hidden() -> None:
-    calibration = calibrate(_scores(30), _scores(30), _config(0.01))
-    assert calibration.method == "log-normal prediction limit of 30 normal scores (split conformal needs 99)"
-    assert calibration.attainable_rate == pytest.approx(1 / 31)
-    assert calibration.false_reject_interval is None
+    calibration = calibrate(_scores(114), _scores(114), _config(0.01))
+    assert calibration.method == "exponential tail of 114 normal scores (split conformal needs 199)"
+    assert calibration.assumption == "the largest 11 normal scores fall off exponentially"
+    assert calibration.attainable_rate == pytest.approx(2 / 115)
+    assert calibration.false_reject_interval == tail_interval(114, 0.01)
     (warning,) = calibration.warnings
-    assert "30 normal images cannot promise a false-reject rate of 1.00%" in warning
-    assert "99 are needed, and these can promise 3.23%" in warning
+    assert "114 normal images cannot promise a false-reject rate of 1.00%" in warning
+    assert "without assuming that the largest 11 normal scores fall off exponentially" in warning
+    assert "199 are needed, and these can promise 1.74%" in warning
 
 
-def test_the_log_normal_limit_by_hand() -> None:
-    """Log-scores -1, 0, 1: mean 0, standard deviation 1, and t(0.9, 2 degrees of freedom) = 1.885618."""
-    calibration = calibrate(np.exp([-1.0, 0.0, 1.0]), np.zeros(3), _config(0.1))
-    assert calibration.score_threshold == pytest.approx(np.exp(1.885618 * np.sqrt(4 / 3)), rel=1e-6)
+def test_there_is_no_review_band_unless_it_is_asked_for() -> None:
+    calibration = calibrate(_scores(400), _scores(400), CalibrationConfig())
+    assert calibration.review_score is None
+    assert calibration.target_review_rate is None
+    assert calibration.review_interval is None
 
 
-@pytest.mark.parametrize(("count", "rate"), [(10, 0.05), (30, 0.01), (99, 0.01), (250, 0.01), (60, 0.1)])
-def test_the_promised_false_reject_rate_is_kept(count: int, rate: float) -> None:
-    """Mean rate over many calibration sets, known exactly for each threshold of a known distribution."""
-    rates = []
-    fresh = np.sort(_scores(200_000, seed=99))
-    for seed in range(400):
-        threshold = calibrate(_scores(count, seed), np.zeros(count), _config(rate)).score_threshold
-        rates.append(1 - np.searchsorted(fresh, threshold, side="right") / len(fresh))
-    margin = 4 * np.std(rates) / np.sqrt(len(rates))
-    assert np.mean(rates) < rate + margin
-    assert np.mean(rates) > 0.5 * rate - margin
+def test_the_review_band_lies_between_two_rates() -> None:
+    scores = np.random.default_rng(1).permutation(np.arange(1.0, 400))
+    config = CalibrationConfig(target_false_reject_rate=0.01, target_review_rate=0.05)
+    calibration = calibrate(scores, scores, config)
+    assert calibration.score_threshold == 396
+    assert calibration.target_review_rate == 0.05
+    assert calibration.review_interval == promised_interval(399, 380)
+    assert calibration.review_score is not None
+    # As the service compares: from the review score on, up to the threshold.
+    calibrated = scores / calibration.score_threshold
+    review = scores[(calibrated >= calibration.review_score) & (calibrated <= 1)]
+    assert sorted(review) == list(range(381, 397))
 
 
-def test_the_interval_covers_the_true_rate() -> None:
-    covered = 0
+def test_the_share_that_does_not_pass_keeps_its_promise() -> None:
+    config = CalibrationConfig(target_false_reject_rate=0.02, target_review_rate=0.1)
+    not_passed, covered = [], 0
     for seed in range(200):
-        calibration = calibrate(_scores(200, seed), np.zeros(200), _config(0.05))
-        rate = 1 - np.mean(_scores(50_000, seed=10_000) <= calibration.score_threshold)
-        assert calibration.false_reject_interval is not None
-        low, high = calibration.false_reject_interval
+        calibration = calibrate(_scores(150, seed), np.zeros(150), config)
+        assert calibration.review_score is not None
+        assert calibration.review_interval is not None
+        rate = float(stats.norm.sf(np.log(calibration.review_score * calibration.score_threshold) / 0.3))
+        low, high = calibration.review_interval
         covered += low <= rate <= high
+        not_passed.append(rate)
+    assert 0.09 < np.mean(not_passed) < 0.105
     assert 180 <= covered <= 199
+
+
+def test_a_band_without_room_is_said() -> None:
+    scores = np.full(100, 0.5)
+    calibration = calibrate(scores, scores, CalibrationConfig(target_review_rate=0.05))
+    assert calibration.review_score is None
+    assert calibration.review_interval is None
+    assert any("there is no review band" in warning for warning in calibration.warnings)
+
+
+def test_too_few_images_for_the_review_rate_are_said() -> None:
+    calibration = calibrate(_scores(30), _scores(30), CalibrationConfig(target_review_rate=0.05))
+    assert calibration.review_score is not None
+    assert any("cannot promise a review rate of 5.00%" in warning for warning in calibration.warnings)
 
 
 def test_a_common_factor_scales_the_thresholds() -> None:
@@ -133,10 +126,10 @@ def test_a_failing_image_has_a_map_position_above_the_map_threshold() -> None:
 
 
 def test_a_score_at_the_threshold_passes_and_may_show_a_region() -> None:
-    scores = np.arange(1.0, 100.0)
+    scores = np.arange(1.0, 200.0)
     calibration = calibrate(scores, scores, _config(0.01))
-    assert calibration.region_share == pytest.approx(1 / 99)
-    assert calibration.median_score == 50
+    assert calibration.region_share == pytest.approx(1 / 199)
+    assert calibration.median_score == 100
 
 
 def test_a_part_far_from_the_others_is_named() -> None:
@@ -149,14 +142,14 @@ def test_a_part_far_from_the_others_is_named() -> None:
 
 
 def test_a_threshold_that_lets_everything_pass_is_pointed_out() -> None:
-    warnings = calibrate(_scores(3, sigma=1.0), np.zeros(3), _config(0.01)).warnings
-    assert any("times the median normal score" in warning for warning in warnings)
+    warnings = calibrate([0.1, 1.0, 3.0], np.zeros(3), _config(0.01)).warnings
+    assert any("29 times the median normal score" in warning for warning in warnings)
 
 
 def test_equal_scores_and_some_zeros_can_be_calibrated() -> None:
     assert calibrate(np.full(10, 0.5), np.full(10, 0.5), _config(0.01)).score_threshold == pytest.approx(0.5)
     some = calibrate([0.0, 0.0, 0.4, 0.5, 0.6], np.zeros(5), _config(0.01)).score_threshold
-    assert 0.6 < some < 2
+    assert 0.6 < some < 4
 
 
 @pytest.mark.parametrize(
@@ -169,7 +162,6 @@ def test_equal_scores_and_some_zeros_can_be_calibrated() -> None:
         ([1.0, 2.0, -0.1], 0.01, "finite and not negative"),
         ([0.0, 0.0, 0.0], 0.01, "not trained"),
         ([0.0, 0.0, 0.0, 1.0], 0.5, "too many normal images score 0"),
-        ([1e-300, 1e-10, 1e300], 0.001, "spread too widely"),
     ],
 )
 def test_scores_of_no_use_are_refused(scores: list[float], rate: float, message: str) -> None:
@@ -189,6 +181,7 @@ def test_what_is_deployed_is_what_a_manifest_carries() -> None:
         "map_threshold": calibration.map_threshold,
         "review_score": None,
         "target_false_reject_rate": 0.01,
+        "target_review_rate": None,
         "normal_images": 200,
         "method": "split conformal: rank 199 of 200 normal scores",
     }
@@ -277,8 +270,8 @@ def test_a_run_is_calibrated_on_its_held_out_images_only(run: TrainedRun, root: 
     held_out = sorted(100 + int(name[:2]) for name in run.record.data.holdout_images)
     calibration = calibrate_run(run, root, batch_size=3)
     assert calibration.normal_images == 10
-    # Rank 10 of 10 at 10 %, and in eval mode.
-    assert calibration.score_threshold == pytest.approx(held_out[-1] / 255)
+    # In eval mode.
+    assert calibration.score_threshold == pytest.approx(upper_limit(np.array(held_out) / 255, 0.1).value)
     assert calibration.median_score == pytest.approx((held_out[4] + held_out[5]) / 2 / 255)
     assert load_calibration(run.directory) == calibration
     assert isinstance(calibration, Calibration)
@@ -288,6 +281,43 @@ def test_images_added_since_do_not_matter_and_the_folder_may_move(run: TrainedRu
     before = calibrate_run(run, root)
     assert cv2.imwrite(str(root / "new.png"), np.full((64, 64), 255, np.uint8))
     assert calibrate_run(run, root.rename(root.with_name("moved"))) == before
+
+
+def test_other_rates_need_no_training(run: TrainedRun, root: Path) -> None:
+    stricter = calibrate_run(run, root, config=CalibrationConfig(target_false_reject_rate=0.02, target_review_rate=0.3))
+    assert stricter.score_threshold > calibrate_run(run, root).score_threshold
+    assert (stricter.target_false_reject_rate, stricter.target_review_rate) == (0.02, 0.3)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A folder of 15 further good images, all pixels of number i of the level 150 + i."""
+    folder = tmp_path / "further"
+    folder.mkdir()
+    for index in range(15):
+        assert cv2.imwrite(str(folder / f"{index:02d}.png"), np.full((64, 64), 150 + index, np.uint8))
+    return folder
+
+
+def test_further_good_images_calibrate_with_the_held_out_ones(run: TrainedRun, root: Path, elsewhere: Path) -> None:
+    held_out = sorted(100 + int(name[:2]) for name in run.record.data.holdout_images)
+    calibration = calibrate_run(run, root, further=find_dataset(elsewhere).train)
+    assert calibration.normal_images == 25
+    assert calibration.median_score == pytest.approx((150 + 2) / 255)
+    assert calibration.method == "split conformal: rank 24 of 25 normal scores"
+    assert calibration.score_threshold == pytest.approx(163 / 255)
+    assert max(held_out) < 150
+
+
+def test_an_image_counts_once(run: TrainedRun, root: Path, elsewhere: Path) -> None:
+    further = find_dataset(elsewhere).train
+    with pytest.raises(CalibrationError, match=r"(?s)1 file .* given twice.*03\.png"):
+        calibrate_run(run, root, further=[*further, further[3]])
+    for known in (run.record.data.train_images[1], run.record.data.holdout_images[1]):
+        (elsewhere / "copy.png").write_bytes((root / known).read_bytes())
+        with pytest.raises(CalibrationError, match=r"copy\.png"):
+            calibrate_run(run, root, further=find_dataset(elsewhere).train)
+    assert load_calibration(run.directory) is None
 
 
 def test_images_that_are_gone_are_named(run: TrainedRun, root: Path) -> None:

@@ -66,3 +66,11 @@ def test_configuration_is_frozen_and_survives_json() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         config.training.seed = 4  # type: ignore[misc]
     assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+def test_the_review_rate_is_above_the_false_reject_rate() -> None:
+    assert Config().calibration.target_review_rate is None
+    config = load_config(None, ["calibration.target_review_rate=0.05"])
+    assert config.calibration.target_review_rate == 0.05
+    with pytest.raises(ConfigError, match=r"calibration: .*target_review_rate = 0.01 must be above"):
+        load_config(None, ["calibration.target_review_rate=0.01"])

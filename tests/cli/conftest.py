@@ -51,7 +51,7 @@ def run(shop: Path, grains: Path, backbone: Path, config: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def calibrated(run: Path, grains: Path) -> Path:
-    result = atsnet("calibrate", run, grains)
+    result = atsnet("calibrate", run, grains, "--review-rate", 0.4)
     assert result.exit_code == 0, result.stderr
     return run
 

@@ -47,6 +47,33 @@ def test_calibrating_on_other_images(bare_run: Path, grains: Path) -> None:
     assert not (bare_run / "calibration.json").exists()
 
 
+def test_calibrating_for_other_rates_with_further_images(bare_run: Path, grains: Path, tmp_path: Path) -> None:
+    drawn = atsnet("grains", tmp_path / "more", "--train", 15, "--good", 0, "--defects", 0, "--size", 64, "--seed", 9)
+    assert drawn.exit_code == 0
+    more = ("--good", tmp_path / "more")
+    result = atsnet("calibrate", bare_run, grains, *more, "--false-reject-rate", 0.1, "--review-rate", 0.3)
+    assert result.exit_code == 0
+    for text in ("split conformal: rank 19 of 20", "10.00%", "30.00%", "review from"):
+        assert text in result.stdout
+    assert "cannot promise" not in result.stderr
+    again = atsnet("calibrate", bare_run, grains, *more, *more)
+    assert again.exit_code == 4
+    assert "each image may count once" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        (("--false-reject-rate", 1.5), "target_false_reject_rate"),
+        (("--review-rate", 0.005), "target_review_rate = 0.005 must be above target_false_reject_rate = 0.01"),
+    ],
+)
+def test_rates_that_make_no_sense(rates: tuple[object, ...], message: str, bare_run: Path, grains: Path) -> None:
+    result = atsnet("calibrate", bare_run, grains, *rates)
+    assert result.exit_code == 4
+    assert message in result.stderr
+
+
 def test_evaluating_before_calibrating_has_no_threshold(bare_run: Path, grains: Path) -> None:
     result = atsnet("evaluate", bare_run, grains)
     assert result.exit_code == 0

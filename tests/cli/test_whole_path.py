@@ -34,11 +34,12 @@ def test_color_follows_the_images_unless_it_is_said(run: Path) -> None:
 
 
 def test_calibrate_prints_the_thresholds_alone_on_standard_output(calibrated: Path, grains: Path) -> None:
-    result = atsnet("calibrate", calibrated, grains, "--json")
+    result = atsnet("calibrate", calibrated, grains, "--review-rate", 0.4, "--json")
     assert result.exit_code == 0
     printed = Calibration.model_validate_json(result.stdout)
     assert printed == Calibration.model_validate_json((calibrated / "calibration.json").read_bytes())
     assert printed.normal_images == 5
+    assert (printed.target_false_reject_rate, printed.target_review_rate) == (0.01, 0.4)
     assert "warning: 5 normal images cannot promise" in result.stderr
 
 
@@ -76,7 +77,12 @@ def test_local_inspection_scores_as_the_evaluation(bundle: Path, evaluated: Path
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     scores = {Path(row["file"]).relative_to(grains).as_posix(): row["score"] for row in rows}
     assert scores == pytest.approx(expected, rel=1e-3, abs=1e-4)
-    assert all((row["verdict"] == "fail") == (row["score"] > 1) for row in rows)
+    review_from = load_bundle(bundle).manifest.calibration.review_score
+    assert review_from is not None
+    assert [row["verdict"] for row in rows] == [
+        "fail" if row["score"] > 1 else "review" if row["score"] >= review_from else "pass" for row in rows
+    ]
+    assert "review" in {row["verdict"] for row in rows}
     assert result.exit_code == (10 if any(row["verdict"] != "pass" for row in rows) else 0)
 
 

@@ -60,7 +60,7 @@ def calibration(run: TrainedRun, samples: list[Sample]) -> Calibration:
         normal_images=4,
         method="the widest gap",
         attainable_rate=0.2,
-        false_reject_interval=None,
+        false_reject_interval=(0.0, 0.6),
         median_score=float(np.median(scores)),
         region_share=0.0,
         warnings=("four images are few",),

@@ -90,6 +90,19 @@ def test_the_manifest_says_where_it_came_from(exported: Exported, run: TrainedRu
     assert manifest.metrics == {}
 
 
+def test_a_review_band_travels_into_the_bundle(arguments: dict[str, Any], calibration: Calibration) -> None:
+    """A band so wide that nothing passes."""
+    band = {"review_score": 0.01, "target_review_rate": 0.4}
+    exported = export_bundle(**arguments | {"calibration": calibration.model_copy(update=band)})
+    manifest = exported.bundle.manifest
+    assert (manifest.calibration.review_score, manifest.calibration.target_review_rate) == (0.01, 0.4)
+    assert manifest.training["calibration"] == {"target_false_reject_rate": 0.01, "target_review_rate": 0.4}
+    assert {sample.verdict for sample in manifest.golden_samples} == {"review", "fail"}
+    card = exported.bundle.file("MODEL_CARD.md").read_text()
+    assert "From a calibrated score of 0.01 to 1 a person decides." in card
+    assert "a target of 1 % falsely rejected parts, and 40 % that do not pass" in card
+
+
 def test_the_card_tells_people(exported: Exported) -> None:
     card = exported.bundle.file("MODEL_CARD.md").read_text()
     for text in (
