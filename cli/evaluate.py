@@ -23,13 +23,14 @@ def evaluate(
     batch_size: options.BatchSize = 16,
     json: options.Json = False,
 ) -> None:
-    """Score a run on test images: image AUROC, AUPRO, false rejects and escapes, with pictures.
+    """Score a run on test images: figures of images, pixels and defects, latency, a report with pictures.
 
     Calibrate the run first to see what its threshold does. Nothing is learned from the test images.
     """
     from atsnet.data.layout import find_dataset
+    from atsnet.evaluation.evaluate import HTML_NAME
     from atsnet.evaluation.evaluate import evaluate as evaluate_run
-    from atsnet.evaluation.evaluate import report_table
+    from atsnet.evaluation.report import report_table
     from atsnet.progress import ConsoleReporter
     from atsnet.training.run_directory import load_run
 
@@ -40,7 +41,7 @@ def evaluate(
     folder = run / "evaluation" if out is None else out
     with ConsoleReporter(messages()) as report:
         figures = evaluate_run(trained, dataset, folder, batch_size=batch_size, report=report)
-    messages().print(f"figures and pictures are in {folder}")
+    messages().print(f"figures, pictures and a report are in {folder}; open {folder / HTML_NAME}")
     if json:
         print_json(figures)
     else:

@@ -1,7 +1,7 @@
 """The figures of one detector on one test set; the set is read once, however many detectors are assessed on it."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict
 from atsnet.calibration import Calibration
 from atsnet.data.frames import FrameSet, load_frames, load_masks
 from atsnet.data.layout import GOOD, Dataset, Sample
+from atsnet.evaluation.cost import CostReport
 from atsnet.evaluation.metrics import (
     BoolArray,
     Float64Array,
-    binomial_interval,
     count_decisions,
     image_ap,
     image_auroc,
@@ -71,11 +71,25 @@ class Thresholds:
     map_value: float
     """Raw map value from which a position belongs to an anomalous region."""
     target_false_reject_rate: float
+    review_from: float | None = None
+    """Raw score from which an image that does not fail goes to a person for review; None where there is no review."""
 
     @classmethod
     def of(cls, calibration: Calibration) -> Self:
         """Those of a calibration."""
-        return cls(calibration.score_threshold, calibration.map_threshold, calibration.target_false_reject_rate)
+        share = calibration.review_score
+        return cls(
+            calibration.score_threshold,
+            calibration.map_threshold,
+            calibration.target_false_reject_rate,
+            None if share is None else share * calibration.score_threshold,
+        )
+
+    def verdict(self, score: float) -> Literal["pass", "review", "fail"]:
+        """What becomes of an image with this raw score."""
+        if score > self.score:
+            return "fail"
+        return "review" if self.review_from is not None and score >= self.review_from else "pass"
 
 
 class _Model(BaseModel):
@@ -93,6 +107,8 @@ class LabelReport(_Model):
     image_ap: float | None
     failed: int | None
     """Images above the threshold; None without one."""
+    reviewed: int | None
+    """Images for a person to review; None without a threshold."""
     escape_rate: float | None
     """Share of a defect's images that pass."""
     escape_interval: tuple[float, float] | None
@@ -112,21 +128,29 @@ class DecisionReport(_Model):
 
     score_threshold: float
     """Raw score above which an image fails."""
+    review_from: float | None
+    """Raw score from which an image that does not fail is for review; None where none is."""
     target_false_reject_rate: float
     false_rejects: int
     """Good images that fail."""
     false_reject_rate: float | None
     false_reject_interval: tuple[float, float] | None
     escapes: int
-    """Defective images that pass."""
+    """Defective images that pass, and are not for review either."""
     escape_rate: float | None
     escape_interval: tuple[float, float] | None
+    good_reviewed: int
+    defective_reviewed: int
     map_threshold: float
     """Raw map value from which a pixel is taken for a defect."""
     iou: float | None
     """Intersection over union of the pixels taken for defects and those that are, over all images together."""
     mean_iou_two_class: float | None
     """Mean of `iou` and the same of the background, which is always near 1."""
+    pro: float | None
+    """Mean over the regions of the share of their pixels that is found."""
+    pixel_fpr: float | None
+    """Share of the defect-free pixels that are taken for defects."""
 
 
 class ProAtRecallReport(_Model):
@@ -175,6 +199,8 @@ class EvaluationReport(_Model):
     labels: tuple[LabelReport, ...]
     decisions: DecisionReport | None
     """None where no threshold is deployed."""
+    cost: CostReport | None = None
+    """None where it was not measured."""
 
 
 def load_test_set(dataset: Dataset, geometry: InputGeometry, report: Reporter = silent) -> TestSet:
@@ -194,7 +220,7 @@ def load_test_set(dataset: Dataset, geometry: InputGeometry, report: Reporter = 
         None if sample.defective and mask is not None and not mask.any() else mask
         for sample, mask in zip(samples, load_masks(samples, frames.sizes), strict=True)
     )
-    return TestSet(dataset.root.resolve().name, samples, frames, masks, geometry)
+    return TestSet(dataset.name, samples, frames, masks, geometry)
 
 
 def collect_pixels(test_set: TestSet, maps: Float32Array, report: Reporter = silent) -> PixelScores:
@@ -272,18 +298,21 @@ def _assess_label(
 ) -> LabelReport:
     labels = np.array([sample.label for sample in test_set.samples])
     chosen, defect = labels == label, label != GOOD
-    compared = chosen | (labels == GOOD)
-    images = int(chosen.sum())
-    failed = None if thresholds is None else int((scores[chosen] > thresholds.score).sum())
-    curve = pixels.curve(label) if defect else None
+    versus_good = chosen | (labels == GOOD)
+    counts, curve = None, pixels.curve(label) if defect else None
+    if thresholds:
+        counts = count_decisions(
+            np.full(chosen.sum(), defect), scores[chosen], thresholds.score, thresholds.review_from
+        )
     return LabelReport(
         label=label,
-        images=images,
-        image_auroc=image_auroc(chosen[compared], scores[compared]) if defect else None,
-        image_ap=image_ap(chosen[compared], scores[compared]) if defect else None,
-        failed=failed,
-        escape_rate=None if failed is None or not defect else (images - failed) / images,
-        escape_interval=None if failed is None or not defect else binomial_interval(images - failed, images),
+        images=int(chosen.sum()),
+        image_auroc=image_auroc(chosen[versus_good], scores[versus_good]) if defect else None,
+        image_ap=image_ap(chosen[versus_good], scores[versus_good]) if defect else None,
+        failed=counts and counts.failed,
+        reviewed=counts and counts.good_reviewed + counts.defective_reviewed,
+        escape_rate=counts and counts.escape_rate,
+        escape_interval=counts and counts.escape_interval,
         pixel_images=pixels.images(label),
         regions=pixels.regions(label),
         pixel_auroc=curve.auroc() if curve else None,
@@ -296,17 +325,23 @@ def _assess_label(
 def _assess_decisions(
     defective: BoolArray, scores: Float64Array, thresholds: Thresholds, pixels: PixelScores
 ) -> DecisionReport:
-    images, at_map_threshold = count_decisions(defective, scores, thresholds.score), pixels.counts(thresholds.map_value)
+    counts = count_decisions(defective, scores, thresholds.score, thresholds.review_from)
+    at_map_threshold = pixels.counts(thresholds.map_value)
     return DecisionReport(
         score_threshold=thresholds.score,
+        review_from=thresholds.review_from,
         target_false_reject_rate=thresholds.target_false_reject_rate,
-        false_rejects=images.false_rejects,
-        false_reject_rate=images.false_reject_rate,
-        false_reject_interval=images.false_reject_interval,
-        escapes=images.escapes,
-        escape_rate=images.escape_rate,
-        escape_interval=images.escape_interval,
+        false_rejects=counts.false_rejects,
+        false_reject_rate=counts.false_reject_rate,
+        false_reject_interval=counts.false_reject_interval,
+        escapes=counts.escapes,
+        escape_rate=counts.escape_rate,
+        escape_interval=counts.escape_interval,
+        good_reviewed=counts.good_reviewed,
+        defective_reviewed=counts.defective_reviewed,
         map_threshold=thresholds.map_value,
         iou=at_map_threshold.iou if at_map_threshold else None,
         mean_iou_two_class=at_map_threshold.mean_iou_two_class if at_map_threshold else None,
+        pro=at_map_threshold.pro if at_map_threshold else None,
+        pixel_fpr=at_map_threshold.fpr if at_map_threshold else None,
     )

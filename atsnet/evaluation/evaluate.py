@@ -1,10 +1,15 @@
-"""Evaluate a trained run on a test set: figures, scores and pictures in a folder.
+"""Evaluate a trained run on a test set: figures, scores, pictures and a report in a folder.
 
-metrics.json    `EvaluationReport`
-scores.csv      name, label, raw score, calibrated score
-roc.png         ROC curve over images
-scores.png      histogram of the scores of each label
-examples.png    images, heatmaps and masks of what went wrong, and of hits
+metrics.json         `EvaluationReport`
+report.md            the figures and pictures for people
+report.html          the same as one file that needs no other
+scores.csv           name, label, raw score, calibrated score
+roc.png              ROC curves over images
+pro.png              PRO curves over pixels, where masks are known
+scores.png           histogram of the scores of each label
+misses.png           the defective images with the lowest scores
+false_rejects.png    the good images with the highest scores
+typical.png          the image with the median score of each label
 """
 
 import csv
@@ -12,20 +17,31 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from atsnet.calibration import load_calibration
-from atsnet.data.layout import GOOD, Dataset
-from atsnet.evaluation import pictures
-from atsnet.evaluation.assessment import EvaluationReport, Thresholds, assess, load_test_set
+from atsnet.data.layout import Dataset
+from atsnet.evaluation import charts, overlays
+from atsnet.evaluation.assessment import (
+    DecisionReport,
+    EvaluationReport,
+    TestSet,
+    Thresholds,
+    assess,
+    collect_pixels,
+    load_test_set,
+)
+from atsnet.evaluation.cost import measure_cost
+from atsnet.evaluation.document import Picture
 from atsnet.evaluation.metrics import Float64Array
-from atsnet.evaluation.scoring import score_frames
+from atsnet.evaluation.pixel_metrics import PixelScores
+from atsnet.evaluation.report import report_html, report_markdown
+from atsnet.evaluation.scoring import RawScores, score_frames
 from atsnet.progress import Reporter, silent
 from atsnet.training.run_directory import TrainedRun
 
 METRICS_NAME: Final = "metrics.json"
+MARKDOWN_NAME: Final = "report.md"
+HTML_NAME: Final = "report.html"
 SCORES_NAME: Final = "scores.csv"
 
 
@@ -34,7 +50,7 @@ def evaluate(
 ) -> EvaluationReport:
     """Score the test images with the trained network, and write figures and pictures to `out`.
 
-    The threshold is that of the run's `calibration.json`, if there is one; nothing is learned from the test images.
+    The thresholds are those of the run's `calibration.json`, if there is one; nothing is learned from the test images.
 
     Args:
         run: A finished run.
@@ -48,62 +64,94 @@ def evaluate(
         DataError: Images or masks cannot be used.
         CalibrationError: The run's calibration is damaged.
     """
-    test_set = load_test_set(dataset, run.config.input, report)
     calibration = load_calibration(run.directory)
+    thresholds = Thresholds.of(calibration) if calibration else None
+    test_set = load_test_set(dataset, run.config.input, report)
     raw = score_frames(run.network, test_set.frames.pixels, batch_size=batch_size, report=report)
-    result = assess(test_set, raw, Thresholds.of(calibration) if calibration else None, report)
-    samples, defective, scores = test_set.samples, test_set.defective, raw.scores.astype(np.float64)
-    threshold = calibration.score_threshold if calibration else None
+    pixels = collect_pixels(test_set, raw.maps, report)
+    figures = assess(test_set, raw, thresholds, report, pixels=pixels)
+    result = figures.model_copy(update={"cost": measure_cost(run, test_set.frames.pixels)})
     out.mkdir(parents=True, exist_ok=True)
     (out / METRICS_NAME).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    _write_scores(out / SCORES_NAME, dataset, scores, threshold)
-    report("drawing", 0, 3)
-    pictures.draw_roc(out / pictures.ROC_NAME, defective, scores, threshold)
-    report("drawing", 1, 3)
-    pictures.draw_scores(out / pictures.SCORES_NAME, [sample.label for sample in samples], scores, threshold)
-    report("drawing", 2, 3)
-    unit = calibration.map_threshold if calibration else pictures.unit_without_calibration(raw.maps, ~defective)
-    scene = pictures.Scene(
-        samples, scores, raw.maps, test_set.frames, test_set.masks, test_set.geometry, unit, threshold
-    )
-    pictures.draw_examples(out / pictures.EXAMPLES_NAME, scene)
-    report("drawing", 3, 3)
+    scores = raw.scores.astype(np.float64)
+    _write_scores(out / SCORES_NAME, test_set, scores, result.decisions)
+    drawn = _draw_charts(out, test_set, scores, pixels, result, report)
+    shown = _draw_overlays(out, test_set, raw, thresholds, report)
+    about = _about(run, dataset)
+    (out / MARKDOWN_NAME).write_text(report_markdown(result, drawn, shown, about), encoding="utf-8")
+    (out / HTML_NAME).write_text(report_html(result, drawn, shown, about, out), encoding="utf-8")
     return result
 
 
-def report_table(report: EvaluationReport) -> Group:
-    """The report as a table with the figures of the whole set below it, for `rich.print`."""
-    table = Table(title=f"{report.dataset}: {report.images} test images", title_justify="left")
-    table.add_column("label")
-    for heading in ("images", "image AUROC", "failed"):
-        table.add_column(heading, justify="right")
-    for row in report.labels:
-        failed = "" if row.failed is None else f"{row.failed} ({row.failed / row.images:.1%})"
-        auroc = "" if row.label == GOOD else _percent(row.image_auroc)
-        table.add_row(Text(row.label), str(row.images), auroc, failed)
-    lines = [
-        f"image AUROC {_percent(report.image_auroc)}",
-        f"AUPRO@0.3 {_percent(report.aupro)} ({report.regions} regions)",
+def _draw_charts(
+    out: Path,
+    test_set: TestSet,
+    scores: Float64Array,
+    pixels: PixelScores,
+    result: EvaluationReport,
+    report: Reporter,
+) -> list[Picture]:
+    report("drawing curves", 0, 3)
+    charts.draw_roc(out / charts.ROC_NAME, test_set, scores, result)
+    report("drawing curves", 1, 3)
+    charts.draw_pro(out / charts.PRO_NAME, pixels, result)
+    report("drawing curves", 2, 3)
+    labels = [sample.label for sample in test_set.samples]
+    charts.draw_scores(out / charts.SCORES_NAME, labels, scores, result.decisions)
+    report("drawing curves", 3, 3)
+    at_threshold = ", with what the deployed threshold does and its 95 % intervals" if result.decisions else ""
+    return [
+        Picture(charts.ROC_NAME, f"ROC over images{at_threshold}."),
+        Picture(charts.PRO_NAME, "Per-region overlap over the false-positive rate of single pixels."),
+        Picture(charts.SCORES_NAME, "How many images have which score, by label."),
     ]
-    if report.decisions:
-        rejects, escapes = _percent(report.decisions.false_reject_rate), _percent(report.decisions.escape_rate)
-        lines.append(f"false rejects {rejects} (target {report.decisions.target_false_reject_rate:.2%})")
-        lines.append(f"escapes {escapes}")
-    else:
-        lines.append("no threshold yet: calibrate the run")
-    if report.without_mask:
-        lines.append(f"{len(report.without_mask)} defective images have no mask and are not in AUPRO")
-    return Group(table, Text("\n".join(lines)))
 
 
-def _write_scores(path: Path, dataset: Dataset, scores: Float64Array, threshold: float | None) -> None:
+def _draw_overlays(
+    out: Path, test_set: TestSet, raw: RawScores, thresholds: Thresholds | None, report: Reporter
+) -> list[Picture]:
+    unit = thresholds.map_value if thresholds else overlays.unit_without_calibration(raw.maps, ~test_set.defective)
+    scene = overlays.Scene(test_set, raw.scores.astype(np.float64), raw.maps, unit, thresholds)
+    chosen = {
+        overlays.MISSES_NAME: (
+            overlays.worst_misses(scene),
+            "Worst misses: the defective images with the lowest scores.",
+        ),
+        overlays.FALSE_REJECTS_NAME: (
+            overlays.worst_false_rejects(scene),
+            "Worst false rejects: the good images with the highest scores.",
+        ),
+        overlays.TYPICAL_NAME: (overlays.typical(scene), "The image with the median score of each label."),
+    }
+    pictures = []
+    for done, (name, (indices, caption)) in enumerate(chosen.items()):
+        report("drawing images", done, len(chosen))
+        if indices:
+            overlays.draw_overlays(out / name, scene, indices)
+            pictures.append(Picture(name, caption, chart=False))
+        else:  # not one of an earlier evaluation on other images
+            (out / name).unlink(missing_ok=True)
+    report("drawing images", len(chosen), len(chosen))
+    return pictures
+
+
+def _about(run: TrainedRun, dataset: Dataset) -> dict[str, str]:
+    record = run.record
+    return {
+        "run": run.directory.resolve().name,
+        "test images": f"{dataset.name}, {len(dataset.test)} images",
+        "learned from": f"{len(record.data.train_images)} good images of {record.data.root}; "
+        f"{len(record.data.holdout_images)} more held out for thresholds",
+        "trunk": record.backbone.name,
+        "seed": str(run.config.training.seed),
+        "trained with": f"atsnet {record.atsnet_version}, PyTorch {record.torch_version}",
+    }
+
+
+def _write_scores(path: Path, test_set: TestSet, scores: Float64Array, decisions: DecisionReport | None) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("name", "label", "score", "calibrated_score"))
-        for sample, score in zip(dataset.test, scores, strict=True):
-            calibrated = "" if threshold is None else f"{score / threshold:.9g}"
+        for sample, score in zip(test_set.samples, scores, strict=True):
+            calibrated = f"{score / decisions.score_threshold:.9g}" if decisions else ""
             writer.writerow((sample.name, sample.label, f"{score:.9g}", calibrated))
-
-
-def _percent(value: float | None) -> str:
-    return "not defined" if value is None else f"{value:.2%}"

@@ -102,14 +102,21 @@ def binomial_interval(count: int, total: int) -> tuple[float, float] | None:
 
 @dataclass(frozen=True, slots=True)
 class DecisionCounts:
-    """What one threshold does to a test set; a score above it fails."""
+    """What thresholds do to a test set: an image passes, fails, or goes to a person for review."""
 
     good: int
     false_rejects: int
     """Good images that fail."""
+    good_reviewed: int
     defective: int
     escapes: int
     """Defective images that pass."""
+    defective_reviewed: int
+
+    @property
+    def failed(self) -> int:
+        """Images that fail, rightly or not."""
+        return self.false_rejects + self.defective - self.escapes - self.defective_reviewed
 
     @property
     def false_reject_rate(self) -> float | None:
@@ -132,11 +139,27 @@ class DecisionCounts:
         return binomial_interval(self.escapes, self.defective)
 
 
-def count_decisions(defective: ArrayLike, scores: ArrayLike, threshold: float) -> DecisionCounts:
-    """Count false rejects and escapes at a threshold, in the units of the scores."""
-    truth, fails = np.asarray(defective, np.bool_), np.asarray(scores, np.float64) > threshold
+def count_decisions(
+    defective: ArrayLike, scores: ArrayLike, threshold: float, review_from: float | None = None
+) -> DecisionCounts:
+    """Count what becomes of the images.
+
+    Args:
+        defective: `bool [N]`, whether each image is defective.
+        scores: `float [N]`.
+        threshold: An image fails above it, in the units of the scores.
+        review_from: One that does not fail is for review from here on; none is by default.
+    """
+    truth, values = np.asarray(defective, np.bool_), np.asarray(scores, np.float64)
+    fails = values > threshold
+    reviewed = np.zeros_like(fails) if review_from is None else ~fails & (values >= review_from)
     return DecisionCounts(
-        int((~truth).sum()), int((fails & ~truth).sum()), int(truth.sum()), int((truth & ~fails).sum())
+        good=int((~truth).sum()),
+        false_rejects=int((fails & ~truth).sum()),
+        good_reviewed=int((reviewed & ~truth).sum()),
+        defective=int(truth.sum()),
+        escapes=int((truth & ~fails & ~reviewed).sum()),
+        defective_reviewed=int((truth & reviewed).sum()),
     )
 
 

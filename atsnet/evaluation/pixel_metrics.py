@@ -33,6 +33,13 @@ class PixelCounts:
     false_positives: int
     false_negatives: int
     true_negatives: int
+    pro: float
+    """Mean over the regions of the share of their pixels that is found."""
+
+    @property
+    def fpr(self) -> float:
+        """Share of the defect-free pixels that are taken for defects."""
+        return self.false_positives / (self.false_positives + self.true_negatives)
 
     @property
     def iou(self) -> float:
@@ -216,18 +223,27 @@ class PixelScores:
 
     def counts(self, threshold: float) -> PixelCounts | None:
         """What a threshold does to the pixels of all images; None where `curve` is."""
-        groups = self._chosen()
+        groups, regions = self._chosen(), self.regions()
         positives = sum(part.size for group in groups for part in group.defect_parts)
         negatives = sum(group.normal().size for group in groups)
         if not positives or not negatives:
             return None
         lowest = np.float32(threshold)
-        if lowest < threshold:
+        if float(lowest) < threshold:
             # The same decision as in double precision, without widening every pixel to it.
             lowest = np.nextafter(lowest, np.float32(np.inf))
-        missed = sum(int((part < lowest).sum()) for group in groups for part in group.defect_parts)
-        rejected = int(_below(groups, np.array([lowest]), "left")[0])
-        return PixelCounts(positives - missed, negatives - rejected, missed, rejected)
+        found = [part >= lowest for group in groups for part in group.defect_parts]
+        weights = [part for group in groups for part in group.weight_parts]
+        true_positives = sum(int(hits.sum()) for hits in found)
+        true_negatives = int(_below(groups, np.array([lowest]), "left")[0])
+        pro = sum(float(part[hits].sum()) for part, hits in zip(weights, found, strict=True)) / regions
+        return PixelCounts(
+            true_positives=true_positives,
+            false_positives=negatives - true_negatives,
+            false_negatives=positives - true_positives,
+            true_negatives=true_negatives,
+            pro=min(pro, 1.0),
+        )
 
     def _chosen(self, *labels: str | None) -> list[_Group]:
         wanted = set(labels) - {None}

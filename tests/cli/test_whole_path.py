@@ -46,9 +46,13 @@ def test_calibrate_prints_the_thresholds_alone_on_standard_output(calibrated: Pa
 def test_evaluate_prints_what_it_writes(evaluated: Path, grains: Path, tmp_path: Path) -> None:
     result = atsnet("evaluate", evaluated, grains, "--json", "--out", tmp_path / "figures")
     assert result.exit_code == 0
-    assert json.loads(result.stdout) == json.loads((evaluated / "evaluation" / "metrics.json").read_text())
+    printed = json.loads(result.stdout)
+    assert printed == json.loads((tmp_path / "figures" / "metrics.json").read_text())
+    earlier = json.loads((evaluated / "evaluation" / "metrics.json").read_text())
+    assert {**printed, "cost": None} == {**earlier, "cost": None}  # all but the time that it took
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        "metrics.json", "scores.csv", "roc.png", "scores.png", "examples.png",
+        "metrics.json", "report.md", "report.html", "scores.csv", "roc.png", "pro.png", "scores.png",
+        "misses.png", "false_rejects.png", "typical.png",
     }  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from atsnet.calibration import calibrate, save_calibration
 from atsnet.config import Config
 from atsnet.data.layout import DataError, Dataset, find_dataset
 from atsnet.evaluation.assessment import EvaluationError, EvaluationReport
-from atsnet.evaluation.evaluate import evaluate, report_table
+from atsnet.evaluation.evaluate import evaluate
+from atsnet.evaluation.report import report_table
 from atsnet.training.run_directory import BackboneSource, DataSource, RunRecord, TrainedRun
 
 GOOD_LEVELS = (40, 60, 80, 100)
@@ -110,7 +111,18 @@ def test_figures_with_calibration(run: TrainedRun, root: Path, tmp_path: Path) -
     assert report.decisions.score_threshold == pytest.approx(95 / 255)
     assert (report.decisions.false_rejects, report.decisions.false_reject_rate) == (1, 0.25)
     assert (report.decisions.escapes, report.decisions.escape_rate) == (1, 0.25)
-    assert [(row.label, row.failed) for row in report.labels] == [("good", 1), ("dent", 1), ("stain", 2)]
+    assert [(row.label, row.failed, row.escape_rate) for row in report.labels] == [
+        ("good", 1, None),
+        ("dent", 1, 0.5),
+        ("stain", 2, 0.0),
+    ]
+    # Found at the threshold are three of the four spots and one of a good part, less their rims.
+    assert report.decisions.pro is not None
+    assert 0.5 < report.decisions.pro < 3 / 4
+    assert report.decisions.iou is not None
+    assert 0.4 < report.decisions.iou < 3 / 5
+    assert report.cost is not None
+    assert report.cost.latency_ms > 0
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
@@ -119,18 +131,16 @@ def test_what_is_written(run: TrainedRun, root: Path, tmp_path: Path, calibrated
         _calibrate(run, 95)
     out = tmp_path / "out"
     report = evaluate(run, find_dataset(root), out)
-    assert sorted(path.name for path in out.iterdir()) == [
-        "examples.png",
-        "metrics.json",
-        "roc.png",
-        "scores.csv",
-        "scores.png",
-    ]
+    pictures = ["false_rejects.png", "misses.png", "pro.png", "roc.png", "scores.png", "typical.png"]
+    others = ["metrics.json", "report.html", "report.md", "scores.csv"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(pictures + others)
     assert EvaluationReport.model_validate_json((out / "metrics.json").read_text()) == report
-    for name in ("roc.png", "scores.png", "examples.png"):
+    for name in pictures:
         picture = cv2.imread(str(out / name))
         assert picture is not None
         assert picture.std() > 5
+        assert f"]({name})" in (out / "report.md").read_text()
+    assert (out / "report.html").read_text().count("data:image/png;base64,") == len(pictures)
     with (out / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == [sample.name for sample in find_dataset(root).test]
@@ -155,6 +165,15 @@ def test_images_without_a_usable_mask_count_for_image_scores_only(run: TrainedRu
     assert report.aupro > 0.95
 
 
+def test_pictures_of_an_earlier_evaluation_do_not_stay(run: TrainedRun, root: Path, tmp_path: Path) -> None:
+    dataset = find_dataset(root)
+    evaluate(run, dataset, tmp_path / "out")
+    evaluate(run, replace(dataset, test=tuple(s for s in dataset.test if s.defective)), tmp_path / "out")
+    assert (tmp_path / "out" / "misses.png").exists()
+    assert not (tmp_path / "out" / "false_rejects.png").exists()
+    assert "false_rejects.png" not in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_a_set_of_good_images_only(run: TrainedRun, root: Path, tmp_path: Path) -> None:
     dataset = find_dataset(root)
     good = replace(dataset, test=tuple(sample for sample in dataset.test if not sample.defective))
@@ -166,7 +185,9 @@ def test_a_set_of_good_images_only(run: TrainedRun, root: Path, tmp_path: Path) 
     assert report.decisions.escape_rate is None
     assert report.decisions.false_reject_rate == 0.25
     assert '"image_auroc": null' in (tmp_path / "out" / "metrics.json").read_text()
-    assert (tmp_path / "out" / "examples.png").stat().st_size > 1000
+    assert not (tmp_path / "out" / "misses.png").exists()
+    assert (tmp_path / "out" / "false_rejects.png").exists()
+    assert "not defined" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_a_set_of_defective_images_only(run: TrainedRun, root: Path, tmp_path: Path) -> None:
@@ -211,14 +232,15 @@ def test_the_table_shows_what_the_report_says(run: TrainedRun, root: Path, tmp_p
     lines = text.splitlines()
     for expected in (
         "parts: 8 test images",
-        "image AUROC 93.75%",
-        "false rejects 25.00% (target 1.00%)",
-        "escapes 25.00%",
-        "1 defective images have no mask and are not in AUPRO",
+        "image AUROC 93.75%  AP 95.00%  F1-max 88.89%",
+        "false rejects 25.00%, 95 % interval 0.6% to 80.6% (target 1.00%)",
+        "escapes 25.00%, 95 % interval 0.6% to 80.6%",
+        "1 defective images have no mask and count for image figures only",
     ):
         assert expected in [line.strip() for line in lines]
     (dent,) = [line for line in lines if "dent" in line]
-    assert [cell.strip() for cell in dent.split("│")[1:5]] == ["dent", "2", "87.50%", "1 (50.0%)"]
+    cells = [cell.strip() for cell in dent.split("│")[1:-1]]
+    assert [*cells[:3], cells[5]] == ["dent", "2", "87.50%", "1 (50.0%)"]
 
 
 def test_the_table_of_a_run_without_a_threshold(run: TrainedRun, root: Path, tmp_path: Path) -> None:
