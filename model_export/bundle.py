@@ -29,6 +29,8 @@ NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 FLOAT16_MAX: Final = float(np.finfo(np.float16).max)
 
+_MAP_TOLERANCES: Final = 10
+"""How many of the score's tolerances a pixel of the map may be off by: rounding can swap a prototype for another."""
 _FAINT: Final = 0.1
 """Calibrated score below which a difference is measured against this and not against the score itself."""
 _FLOAT16_ROUNDING: Final = 2.0**-10
@@ -168,8 +170,8 @@ class Bundle:
         """Compare an answer to a golden sample with the one that was recorded.
 
         The score's tolerance is relative to the expected score, and to a tenth of the threshold where that is more:
-        of two scores next to zero, one can be a multiple of the other and mean the same. The map's is the same in
-        units of its threshold (1.0), or of its peak where that is more.
+        of two scores next to zero, one can be a multiple of the other and mean the same. A pixel of the
+        map may be off by ten times as much, in units of its threshold (1.0), or of its peak where that is more.
 
         Args:
             sample: One of the manifest's.
@@ -197,7 +199,7 @@ class Bundle:
             raise GoldenMismatchError(f"{sample.image}: map of shape {anomaly_map.shape}, expected {expected.shape}")
         apart = np.abs(np.clip(anomaly_map, 0, FLOAT16_MAX) - expected)
         apart[~np.isfinite(anomaly_map)] = np.inf
-        excess = apart - tolerance * max(1.0, float(expected.max())) - _FLOAT16_ROUNDING * expected
+        excess = apart - _MAP_TOLERANCES * tolerance * max(1.0, float(expected.max())) - _FLOAT16_ROUNDING * expected
         if excess.max() > 0:
             row, column = np.unravel_index(int(excess.argmax()), expected.shape)
             raise GoldenMismatchError(

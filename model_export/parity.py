@@ -27,8 +27,9 @@ class ParityLimits(_Model):
 
     score_relative: float = Field(default=1e-4, gt=0)
     """Largest difference of a raw score, relative to the score (or to a tenth of the threshold, if that is larger)."""
-    map_relative: float = Field(default=1e-3, gt=0)
-    """Largest difference of a map's pixel, relative to the pixel (or to the map threshold, if that is larger)."""
+    map_relative: float = Field(default=1e-2, gt=0)
+    """Largest difference of a map's pixel, relative to the pixel (or to the map threshold, if that is larger). Rounding
+    can swap a place's nearest prototype for another as near, which moves the map there by some thousandths."""
     flipped_verdicts: int = Field(default=0, ge=0)
 
 

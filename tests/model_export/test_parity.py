@@ -65,7 +65,7 @@ def test_a_score_beyond_the_limit_is_refused_by_name() -> None:
 
 
 def test_a_map_beyond_the_limit_is_refused_though_the_scores_agree() -> None:
-    report = compare(Answers([1.0], [0.5]), Answers([1.0], [0.502]), frames(1), CALIBRATION)
+    report = compare(Answers([1.0], [0.5]), Answers([1.0], [0.52]), frames(1), CALIBRATION)
     assert not report.accepted
     assert report.score_relative_max == 0
 
