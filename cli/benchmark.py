@@ -158,7 +158,9 @@ def run(
         print_json(found)
     else:
         console = results()
-        console.print(to_terminal(found), width=None if console.is_terminal else _WIDTH_OF_A_FILE)
+        if not console.is_terminal:
+            console.width = _WIDTH_OF_A_FILE
+        console.print(to_terminal(found))
     messages().print(f"tables, chart and {RESULTS_NAME} are in {request.out}")
     if found.failures:
         raise CommandError(

@@ -179,7 +179,7 @@ class CellRunner:
             detector.fit(learned_from, held_out, report)
             seconds = time.monotonic() - began
             score, size = detector.score, detector.size()
-        normal = score(held_out)
+        normal = score(held_out, report=report)
         names = [sample.name for sample in holdout]
         calibration = calibrate(normal.scores, normal.maps.max(axis=(1, 2)), config.calibration, names)
         if cell.variant.method == ATS_NET:

@@ -147,8 +147,9 @@ def difference_text(found: Difference, titles: Mapping[str, str]) -> str:
         if value is not None:
             apart = "" if value.deviation is None else f" ± {100 * value.deviation:.1f}"
             parts.append(f"{100 * value.mean:+.1f}{apart} points of {what}")
-    pair = f"{titles[found.variant].removeprefix('+ ')} minus {titles[found.other].removeprefix('+ ')}"
-    return f"{pair}: {', '.join(parts) or 'nothing to compare'}"
+    # A title that begins with a plus names a step of an ablation, which has all steps before it too.
+    variant, other = (titles[name].replace("+ ", "up to ", 1) for name in (found.variant, found.other))
+    return f"{variant} minus {other}: {', '.join(parts) or 'nothing to compare'}"
 
 
 def _paired(pairs: Iterable[tuple[CellResult, CellResult]], of: Callable[[CellResult], float | None]) -> Spread | None:

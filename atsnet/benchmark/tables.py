@@ -20,10 +20,9 @@ from atsnet.benchmark.summary import (
     over_seeds,
 )
 
-
-_DETECTION: Final = slice(0, 6)
-_OPERATION: Final = slice(6, None)
-"""Parts of `FIGURES`: all of them side by side are too wide for most terminals."""
+_DETECTION: Final = FIGURES[:6]
+_OPERATION: Final = FIGURES[6:]
+"""All figures side by side are too wide for most terminals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +46,28 @@ def to_markdown(results: BenchmarkResults) -> str:
     ]
     lines += _markdown(_main(results, FIGURES))
     lines += ["", *(f"- {difference_text(found, results.titles)}" for found in results.differences)]
-    lines += ["", "Image AUROC of each kind of defect against the good images, in percent:", ""]
-    lines += _markdown(_defects(results))
+    defects = _defects(results)
+    if defects.rows:
+        lines += [
+            "",
+            "Image AUROC of each kind of defect against the good images, in percent:",
+            "",
+            *_markdown(defects),
+        ]
     return "\n".join([*lines, *_failures(results)]) + "\n"
 
 
 def to_terminal(results: BenchmarkResults) -> Group:
     """The same, for `rich.print`."""
     parts: list[Table | Text] = [
-        _table(_main(results, FIGURES[_DETECTION]), f"{results.title}, what is found"),
-        _table(_main(results, FIGURES[_OPERATION]), f"{results.title}, in operation"),
+        _table(_main(results, _DETECTION), f"{results.title}, what is found"),
+        _table(_main(results, _OPERATION), f"{results.title}, in operation"),
         Text("\n".join(_conditions(results))),
         Text("\n".join(difference_text(found, results.titles) for found in results.differences)),
         _table(_defects(results), "image AUROC by defect"),
         Text("\n".join(_failures(results)).strip()),
     ]
-    return Group(*(part for part in parts if not isinstance(part, Text) or part.plain))
+    return Group(*(part for part in parts if (part.plain if isinstance(part, Text) else part.row_count)))
 
 
 def _main(results: BenchmarkResults, shown: Sequence[Figure]) -> _Grid:

@@ -8,8 +8,8 @@ from cli.exit_codes import MEANINGS, ExitCode
 from service.settings import Settings
 
 COMMANDS = [
-    ("train",), ("calibrate",), ("evaluate",), ("export",), ("pretrain",), ("grains",), ("model", "summary"),
-    ("serve",), ("inspect",),
+    ("train",), ("calibrate",), ("evaluate",), ("benchmark",), ("ablate",), ("export",), ("pretrain",), ("grains",),
+    ("model", "summary"), ("serve",), ("inspect",),
 ]  # fmt: skip
 
 _WITHOUT_TRAINING = """
