@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from atsnet.data.layout import GOOD
 from atsnet.evaluation.assessment import (
@@ -108,7 +109,9 @@ def draw_scores(path: Path, labels: Sequence[str], scores: Float64Array, decisio
         axes.set_ylabel(f"{plain(name)}\n({len(chosen)})", rotation=0, ha="right", va="center")
         axes.spines[["top", "right"]].set_visible(False)
         if logarithmic:
-            axes.set_xscale("log")
+            axes.set_xscale("log", subs=())
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
         if decisions:
             axes.axvline(1.0, color="black", linewidth=1, linestyle="--")
             axes.set_title(f"{int((chosen > 1).sum())} of {len(chosen)} fail", loc="right", fontsize="small", pad=2)

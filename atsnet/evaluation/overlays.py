@@ -84,11 +84,9 @@ def draw_overlays(path: Path, scene: Scene, chosen: Sequence[int]) -> None:
     columns = min(_COLUMNS, len(chosen))
     rows = -(-len(chosen) // columns)
     pairs = [_prepare(scene, index) for index in chosen]
-    aspect = float(np.median([image.shape[0] / image.shape[1] for image, *_ in pairs]))
+    aspect = float(np.clip(np.median([image.shape[0] / image.shape[1] for image, *_ in pairs]), 0.75, 2))
     side = 1.6
-    figure = Figure(
-        figsize=(2 * side * columns + 0.4, rows * (side * min(aspect, 2.5) + 0.45) + 0.8), layout="constrained"
-    )
+    figure = Figure(figsize=(2 * side * columns + 0.4, rows * (side * aspect + 0.45) + 0.9), layout="constrained")
     grid = figure.subplots(rows, 2 * columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -136,8 +134,7 @@ def _draw(pair: Any, scene: Scene, index: int, image: Any, values: Float32Array,
     if mask is not None:
         outlines.append((mask.astype(np.float32), 0.5, _OUTLINE))
     for field, level, color in outlines:
-        if min(field.shape) > 1 and field.min() < level <= field.max():
-            overlay.contour(field, levels=[level], colors=color, linewidths=0.8)
+        _outline(overlay, field, level, color)
     name = sample.name.removeprefix("test/")
     pair[0].set_title(plain(name if len(name) <= _NAME_LENGTH else "…" + name[1 - _NAME_LENGTH :]), fontsize=6)
     if sample.defective and mask is None:
@@ -149,3 +146,14 @@ def _draw(pair: Any, scene: Scene, index: int, image: Any, values: Float32Array,
         wrong = verdict == ("pass" if sample.defective else "fail")
         style = {"color": DEFECT_COLOR, "fontweight": "bold"} if wrong else {}
         overlay.set_title(f"{score / scene.thresholds.score:.3f} {verdict}", fontsize=7, **style)
+
+
+def _outline(axes: Any, values: Float32Array, level: float, color: str) -> None:
+    """Draw a line round the pixels that reach a level, along the picture's edge too."""
+    if values.max() < level:
+        return
+    height, width = values.shape
+    # Half a pixel outside of the centres is the edge of the picture.
+    columns, rows = (np.clip(np.arange(-1, side + 1), -0.5, side - 0.5) for side in (width, height))
+    framed = np.pad(values, 1)
+    axes.contour(columns, rows, framed, levels=[level], colors=color, linewidths=0.8)

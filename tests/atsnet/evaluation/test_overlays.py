@@ -80,6 +80,16 @@ def test_a_known_mask_is_outlined(tmp_path: Path) -> None:
     assert cyan[0] > cyan[1] + 100
 
 
+def test_a_map_above_the_threshold_everywhere_is_outlined_along_the_edge(tmp_path: Path) -> None:
+    for name, level in (("below", 0.9), ("above", 1.1)):
+        draw_overlays(tmp_path / f"{name}.png", _scene(tmp_path, np.full((1, 16, 16), level), masks=False), [0])
+    lime = [
+        int(((picture[:, :, 1] > 200) & (picture[:, :, 0] < 80) & (picture[:, :, 2] < 80)).sum())
+        for picture in (_read(tmp_path / "below.png"), _read(tmp_path / "above.png"))
+    ]
+    assert lime[1] > lime[0] + 100
+
+
 def test_worst_first(tmp_path: Path) -> None:
     labels = ["good", "dent", "dent", "good", "stain", "good"]
     maps = np.array([0.1, 0.9, 0.2, 0.8, 0.4, 0.3])[:, None, None] * np.ones((1, 16, 16))
