@@ -53,7 +53,7 @@ def test_table_has_a_row_a_file_and_a_total(bundle: Path, good: Path, text_file:
 
 
 def test_exit_code_0_is_every_part_passed(bundle: Path, grains: Path) -> None:
-    result = atsnet("inspect", grains / "test", "--local", "--bundle", bundle, "--json")
+    result = atsnet("inspect", grains / "train" / "good", "--local", "--bundle", bundle, "--json")
     passed = [row["file"] for row in rows_of(result.stdout) if row["verdict"] == "pass"]
     assert passed
     assert atsnet("inspect", *passed, "--local", "--bundle", bundle).exit_code == 0

@@ -59,7 +59,7 @@ def test_passes_with_the_difference_it_found(tmp_path: Path) -> None:
         (FakeRuntime(), sample_field("image", "model.onnx"), r"not a JPEG"),
         (Offset(score=0.1), lambda _: None, r"samples/good\.png: score 2\.1, expected 2"),
         (Offset(score=float("nan")), lambda _: None, "nan"),
-        (Offset(cell=0.01), lambda _: None, "row 0, column 0"),
+        (Offset(cell=0.05), lambda _: None, "row 0, column 0"),
         (Offset(cell=float("nan")), lambda _: None, "row 0, column 0: nan"),
     ],
 )
