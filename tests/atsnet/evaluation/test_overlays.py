@@ -61,6 +61,17 @@ def test_heatmaps_share_one_absolute_scale(tmp_path: Path) -> None:
     assert _colorfulness(tmp_path / "loud.png") > _colorfulness(tmp_path / "quiet.png") + 2000
 
 
+def test_the_brightest_colour_is_for_twice_the_threshold_only(tmp_path: Path) -> None:
+    yellow = []
+    for level in (1.1, 2.0):
+        maps = np.zeros((1, 16, 16))
+        maps[0, 4:12, 4:12] = level
+        draw_overlays(tmp_path / "one.png", _scene(tmp_path, maps, masks=False), [0])
+        blue, green, red = np.moveaxis(_read(tmp_path / "one.png")[60:230], 2, 0)
+        yellow.append(int(((red > 140) & (green > 140) & (blue < green - 25) & (red > green - 15)).sum()))
+    assert yellow[1] > yellow[0] + 500
+
+
 def test_the_unit_sets_the_scale(tmp_path: Path) -> None:
     maps = np.zeros((3, 16, 16))
     maps[1, 4:12, 4:12] = 1.8
