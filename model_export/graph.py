@@ -20,7 +20,7 @@ from atsnet.network.atsnet import MAP_STRIDE, AtsNet
 from atsnet.network.backbone import SCALE_CHANNELS, SCALE_STRIDES, BasicBlock, ResNet18Trunk
 from atsnet.network.context import ChannelNorm, DualScaleContext
 from atsnet.network.ema_norm import EmaNorm
-from atsnet.network.memory import MEMORY_STRIDE
+from atsnet.network.memory import MEMORY_STRIDE, Recollection
 
 TAIL_MODULE: Final = "tail"
 """Submodule whose arithmetic has to stay float32 whatever the precision of the rest."""
@@ -73,18 +73,19 @@ class DeployableGraph(nn.Module):
         teacher = features
         if self.couplings is not None:
             teacher = [coupling(scale)[0] for coupling, scale in zip(self.couplings, features, strict=True)]
-        recollection = self.memory(raw, self._nearest(raw)) if self.memory is not None else None
+        recollection = self._recollect(raw) if self.memory is not None else None
         student = self.student(recollection.prototypes if recollection and self.sees_prototypes else features)
         distance, missed = (recollection.distance, recollection.missed) if recollection else (None, None)
         logits = self.evidence_head(features, missed) if self.evidence_head is not None else None
         score, anomaly_map = self.tail(teacher, student, distance, logits, planes[:, -1:])
         return score, anomaly_map
 
-    def _nearest(self, raw: Sequence[Tensor]) -> Tensor:
+    def _recollect(self, raw: Sequence[Tensor]) -> Recollection:
         """The memory's search in one piece: its own cuts the positions up, which a dynamic batch does not allow."""
         assert self.memory is not None
         vectors = self.memory.project(self.memory.describe(raw))
-        return torch.argmin(self.memory.half_norms - vectors @ self.memory.prototypes.T, dim=-1)
+        nearest = torch.argmin(self.memory.half_norms - vectors @ self.memory.prototypes.T, dim=-1)
+        return self.memory.recall(vectors, nearest)
 
 
 class Tail(nn.Module):

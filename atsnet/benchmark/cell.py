@@ -4,10 +4,7 @@ cells/<part>/<variant>/seed-<n>.json    `CellResult`, once the cell is finished
 runs/<part>/<variant>/seed-<n>/         the run directory of ATS-Net
 """
 
-import os
-import platform
 import shutil
-import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -28,6 +25,7 @@ from atsnet.calibration import Calibration, calibrate, save_calibration
 from atsnet.data.frames import load_frames
 from atsnet.data.layout import split_holdout
 from atsnet.evaluation.assessment import EvaluationReport, TestSet, Thresholds, assess, load_test_set
+from atsnet.evaluation.cost import describe_device, median_latency
 from atsnet.evaluation.scoring import RawScores, score_frames
 from atsnet.imaging import InputGeometry, UInt8Array
 from atsnet.network.backbone import ResNet18Trunk
@@ -38,9 +36,6 @@ from atsnet.training.train import train_run
 
 CELLS: Final = "cells"
 RUNS: Final = "runs"
-
-_WARMUP_FRAMES: Final = 3
-_TIMED_FRAMES: Final = 20
 
 
 class Score(Protocol):
@@ -196,8 +191,8 @@ class CellRunner:
             calibration=calibration,
             size=Size.model_validate(asdict(size)),
             speed=Speed(
-                ms=_milliseconds(score, held_out),
-                device=describe(self.device),
+                ms=round(median_latency(score, held_out), 2),
+                device=describe_device(self.device),
                 threads=torch.get_num_threads(),
                 jobs=self.jobs,
             ),
@@ -242,25 +237,7 @@ class CellRunner:
         return train()
 
 
-def describe(device: torch.device) -> str:
-    """A device, in words that belong beside a time."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
-
-
 def _size_of(run: TrainedRun) -> DetectorSize:
     summary = summarise(run.config)
     trunk = sum(parameter.numel() for parameter in run.network.backbone.parameters())
     return DetectorSize(trunk, summary.parameters - trunk, summary.macs)
-
-
-def _milliseconds(score: Score, frames: UInt8Array) -> float:
-    """Median time of one frame alone; its scores are on the CPU when it ends, so that a GPU has finished too."""
-    times = []
-    for index in range(_WARMUP_FRAMES + _TIMED_FRAMES):
-        frame = frames[index % len(frames)][np.newaxis]
-        began = time.perf_counter()
-        score(frame)
-        times.append(1000 * (time.perf_counter() - began))
-    return round(statistics.median(times[_WARMUP_FRAMES:]), 2)

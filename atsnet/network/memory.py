@@ -67,7 +67,7 @@ class PrototypeMemory(nn.Module):
         upsampled = F.interpolate(sixteenth, scale_factor=2.0, mode="bilinear", align_corners=False)
         return torch.cat([eighth, upsampled], dim=1)
 
-    def forward(self, features: Sequence[Tensor], nearest: Tensor | None = None) -> "Recollection":
+    def forward(self, features: Sequence[Tensor], nearest: Tensor | None = None) -> Recollection:
         """Recall the nearest prototype of each position.
 
         Args:
@@ -75,7 +75,11 @@ class PrototypeMemory(nn.Module):
             nearest: Its index where that is known already, `int64 [N, h, w]`.
         """
         vectors = self.project(self.describe(features))
-        recalled = self.prototypes[self.nearest(vectors) if nearest is None else nearest]
+        return self.recall(vectors, self.nearest(vectors) if nearest is None else nearest)
+
+    def recall(self, vectors: Tensor, nearest: Tensor) -> Recollection:
+        """Compare positions `[N, h, w, D]` with the prototypes of these indices, `int64 [N, h, w]`."""
+        recalled = self.prototypes[nearest]
         missed = vectors - recalled
         distance = torch.sqrt(missed.square().sum(dim=3))
         return Recollection(recalled.permute(0, 3, 1, 2), missed.permute(0, 3, 1, 2), distance)
