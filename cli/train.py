@@ -191,6 +191,8 @@ def _how_to_resume(data: Path, out: Path, *, finished: bool) -> str:
 def _print_table(run: "TrainedRun", seconds: float) -> None:
     from rich.table import Table
 
+    from atsnet.training.training_report import HTML_NAME
+
     record = run.record
     table = Table(title=str(run.directory), title_justify="left", show_header=False)
     table.add_row("trained on", f"{len(record.data.train_images)} good images")
@@ -200,4 +202,5 @@ def _print_table(run: "TrainedRun", seconds: float) -> None:
         table.add_row(f"loss, {name}", f"{loss:.4g}")
     table.add_row("time", f"{seconds:.0f} s")
     results().print(table)
+    messages().print(f"how it went, with the losses: {run.directory / HTML_NAME}", highlight=False)
     messages().print(f"next: atsnet calibrate {run.directory} DATA")

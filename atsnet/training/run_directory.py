@@ -4,6 +4,8 @@
     run.json             images, backbone, losses: `RunRecord`
     model.safetensors    the trained network
     calibration.json     thresholds, once calibrated
+    training.md          how training went, for people; training.html is the same in one file, losses.png its chart
+    history.jsonl        what it was made from, step by step (see `atsnet.training.history`)
     started.json         images and backbone that training was started with, while it is not finished: `RunStart`
     state.json           where training stands, likewise (see `atsnet.training.checkpoint`)
     state-*.safetensors

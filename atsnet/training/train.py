@@ -14,6 +14,7 @@ from atsnet.network.atsnet import AtsNet
 from atsnet.network.backbone import ResNet18Trunk
 from atsnet.progress import Reporter, silent
 from atsnet.training.checkpoint import STATE_RECORD_NAME, remove_checkpoint
+from atsnet.training.history import HistoryRecorder
 from atsnet.training.run_directory import (
     CONFIG_NAME,
     MODEL_NAME,
@@ -28,6 +29,7 @@ from atsnet.training.run_directory import (
     save_run,
 )
 from atsnet.training.trainer import Trainer
+from atsnet.training.training_report import write_training_report
 
 
 def train_run(
@@ -41,7 +43,7 @@ def train_run(
     resume: bool = False,
     report: Reporter = silent,
 ) -> TrainedRun:
-    """Train a network on a data set's good images.
+    """Train a network on a data set's good images, and write a report of it beside the network.
 
     Args:
         config: What to train; its `input.color` is taken as it is.
@@ -68,21 +70,24 @@ def train_run(
         sha256=fingerprint((*train, *holdout)),
     )
     _start(out, RunStart(backbone=backbone, data=data), resume)
-    frames = load_frames(
-        [*train, *holdout], config.input, progress=lambda done, total: report("loading images", done, total)
-    ).pixels
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recorder = HistoryRecorder(out, device, report, resumed=resume)
+    images = load_frames(
+        [*train, *holdout], config.input, progress=lambda done, total: recorder("loading images", done, total)
+    )
     torch.manual_seed(np.random.SeedSequence((config.training.seed, 0)).generate_state(1)[0].item())
     network = AtsNet(config.network, config.input)
     network.backbone.load_trunk(trunk.state_dict())
     trainer = Trainer(
         network,
         config,
-        frames[: len(train)],
-        frames[len(train) :],
+        images.pixels[: len(train)],
+        images.pixels[len(train) :],
         out,
-        device or torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-        report,
+        device,
+        recorder,
     )
+    recorder.losses = lambda: trainer.losses
     trainer.run(resume=resume)
     record = RunRecord(
         atsnet_version=__version__,
@@ -97,7 +102,9 @@ def train_run(
     # Only now: until the network is written, the checkpoint is all that there is of it.
     remove_checkpoint(out)
     (out / START_NAME).unlink()
-    return load_run(out)
+    run = load_run(out)
+    write_training_report(run, images.placements)
+    return run
 
 
 def _prepare(out: Path, config: Config, resume: bool) -> None:

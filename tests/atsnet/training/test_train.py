@@ -9,10 +9,20 @@ from small_training import BACKBONE, make_frames, make_trunk, small_config
 from atsnet.config import Config
 from atsnet.data.layout import DataError, Dataset, find_dataset
 from atsnet.progress import Reporter, silent
-from atsnet.training.run_directory import CONFIG_NAME, MODEL_NAME, BackboneSource, RunError, TrainedRun
+from atsnet.training.history import load_history, loss_curves
+from atsnet.training.run_directory import CONFIG_NAME, MODEL_NAME, BackboneSource, RunError, TrainedRun, load_run
 from atsnet.training.train import train_run
 
 CONFIG = small_config(stage1_steps=3, stage2_steps=3, holdout_fraction=0.25)
+FILES = [
+    "config.json",
+    "history.jsonl",
+    "losses.png",
+    "model.safetensors",
+    "run.json",
+    "training.html",
+    "training.md",
+]
 
 
 @pytest.fixture
@@ -51,10 +61,10 @@ def unfinished(dataset: Dataset, out: Path, config: Config = CONFIG) -> None:
         train(dataset, out, config=config, report=stop_at("stage 2", 2))
 
 
-def test_a_finished_run_holds_network_configuration_and_record_only(tmp_path: Path, images: Dataset) -> None:
+def test_a_finished_run_holds_network_configuration_record_and_report_only(tmp_path: Path, images: Dataset) -> None:
     out = tmp_path / "run"
     run = train(images, out)
-    assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors", "run.json"]
+    assert sorted(path.name for path in out.iterdir()) == FILES
     assert run.config == CONFIG
     record = run.record
     assert record.backbone == BACKBONE
@@ -73,7 +83,33 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path, images:
     assert not (out / MODEL_NAME).exists()
     train(images, out, resume=True)
     assert (out / MODEL_NAME).read_bytes() == (whole / MODEL_NAME).read_bytes()
-    assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors", "run.json"]
+    assert sorted(path.name for path in out.iterdir()) == FILES
+
+
+def test_the_report_covers_the_phases_and_loss_terms_of_a_run_that_was_interrupted(
+    tmp_path: Path, images: Dataset
+) -> None:
+    out = tmp_path / "run"
+    unfinished(images, out)
+    train(images, out, resume=True)
+    text = (out / "training.md").read_text().replace("\\", "")
+    for part in (
+        "| images | grains, layout folder: 6 good ones |",
+        "2 held-out images: a threshold of 1.00% false rejects needs 199",
+        "went on with step 3 of stage 2 (student).",
+        *("loading images", "synthetic anomalies: pasting, features", "filling the memory", "fitting the anomaly map"),
+        *(f"| stage 1 (teacher) | {scale} |" for scale in ("1/4", "1/8", "1/16")),
+        *(f"| stage 2 (student) | {term} |" for term in ("1/4", "1/8", "1/16", "evidence")),
+    ):
+        assert part in text
+    curves = loss_curves(load_history(out))
+    assert {task: [event.done for event in events] for task, events in curves.items()} == {
+        "stage 1 (teacher)": [1, 2, 3],
+        "stage 2 (student)": [1, 2, 3],
+    }
+    record = load_run(out).record
+    last = {f"stage2 {name}": value for name, value in curves["stage 2 (student)"][-1].losses.items()}
+    assert last == pytest.approx({name: record.losses[name] for name in last}, rel=1e-5)
 
 
 def test_a_crash_before_the_network_is_written_does_not_lose_the_training(

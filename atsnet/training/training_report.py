@@ -1,0 +1,265 @@
+"""What a person reads after training: `training.md`, the same as one page `training.html`, and `losses.png`."""
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from atsnet.calibration import MIN_IMAGES
+from atsnet.config import Config
+from atsnet.evaluation.document import (
+    Block,
+    Card,
+    Cards,
+    Heading,
+    Paragraph,
+    Picture,
+    Pictures,
+    Table,
+    to_html,
+    to_markdown,
+)
+from atsnet.imaging import Placement
+from atsnet.prediction_limits import attainable_rate, images_needed
+from atsnet.training.history import Event, Phase, Session, load_history, loss_curves
+from atsnet.training.loss_chart import LOSSES_NAME, draw_losses
+from atsnet.training.run_directory import TrainedRun
+
+MARKDOWN_NAME: Final = "training.md"
+HTML_NAME: Final = "training.html"
+
+_SHRUNK: Final = 2.0
+"""Pixels of an image to a frame's, from which on a person is told."""
+_FEATURE_TASKS: Final = ("features of the trunk", "nearest prototypes")
+_FILLING_TASKS: Final = ("gathering prototypes", "choosing prototypes")
+_FITTING_TASKS: Final = ("fitting channel weights", "fitting quantiles")
+
+
+def write_training_report(run: TrainedRun, placements: Sequence[Placement]) -> None:
+    """Write the report of a finished run into its directory, from its record and its history.
+
+    Args:
+        run: The run.
+        placements: Where its images lie in their frames.
+    """
+    sessions = load_history(run.directory)
+    curves = loss_curves(sessions)
+    pictures = []
+    if curves:
+        draw_losses(run.directory / LOSSES_NAME, curves, {task: _resumed_at(sessions, task) for task in curves})
+        dotted = " Dotted: where training was resumed." if len(sessions) > 1 else ""
+        pictures.append(Picture(LOSSES_NAME, f"Moving means of the loss terms, over about 20 steps.{dotted}"))
+    title = f"Training of {run.directory.resolve().name}"
+    blocks = [
+        Cards(_headline(run, sessions)),
+        Heading("What to know"),
+        *map(Paragraph, _notes(run, sessions, placements)),
+        Heading("What was trained"),
+        _about(run, sessions, placements),
+        Heading("Configuration"),
+        _configuration(run.config),
+        Heading("Time"),
+        *_times(run, sessions),
+        Heading("Losses"),
+        *_losses(curves, pictures),
+    ]
+    (run.directory / MARKDOWN_NAME).write_text(to_markdown(title, blocks), encoding="utf-8")
+    (run.directory / HTML_NAME).write_text(to_html(title, blocks, run.directory), encoding="utf-8")
+
+
+def _headline(run: TrainedRun, sessions: Sequence[Session]) -> tuple[Card, ...]:
+    data, rate = run.record.data, run.config.calibration.target_false_reject_rate
+    needed = images_needed(rate)
+    enough = "enough" if len(data.holdout_images) >= needed else f"{needed} are needed"
+    return (
+        Card("Learned from", _count(len(data.train_images), "good image"), f"of {data.root}"),
+        Card("Held out", _count(len(data.holdout_images), "good image"), f"{enough} for {rate:.2%} false rejects"),
+        Card("Trunk", run.record.backbone.name, run.record.backbone.licence),
+        Card("Time", _duration(sum(session.seconds for session in sessions)), _count(len(sessions), "session")),
+    )
+
+
+def _notes(run: TrainedRun, sessions: Sequence[Session], placements: Sequence[Placement]) -> list[str]:
+    return [
+        _holdout_note(run),
+        *_resumption_notes(sessions),
+        *_shrinking_notes(placements),
+        f"Next: atsnet calibrate {run.directory.name} DATA learns the threshold. Losses say that training went well, "
+        "not how well defects are found: that takes atsnet evaluate on labelled images.",
+    ]
+
+
+def _holdout_note(run: TrainedRun) -> str:
+    count, rate = len(run.record.data.holdout_images), run.config.calibration.target_false_reject_rate
+    needed, held_out = images_needed(rate), _count(count, "held-out image")
+    if count >= needed:
+        return f"{held_out}: enough for a threshold of {rate:.2%} false rejects, which takes {needed}."
+    what_they_do = (
+        f"these can promise {attainable_rate(count):.2%}, and anything less by assuming that the scores' tail is "
+        "exponential"
+        if count >= MIN_IMAGES
+        else f"these are too few for any, {MIN_IMAGES} the least"
+    )
+    return (
+        f"{held_out}: a threshold of {rate:.2%} false rejects needs {needed} to hold whatever the distribution of the "
+        f"scores; {what_they_do}. atsnet calibrate --good DIR takes further good images, without training again."
+    )
+
+
+def _resumption_notes(sessions: Sequence[Session]) -> list[str]:
+    notes = []
+    if not sessions or sessions[0].start.resumed:
+        notes.append("The run was begun without a history: of its time and losses only what came later is known.")
+    stages = loss_curves(sessions)
+    for session in sessions:
+        if session.start.resumed:
+            steps = [phase for phase in session.phases if phase.task in stages]
+            where = f"went on with step {steps[0].first} of {steps[0].task}" if steps else "took no step"
+            notes.append(f"The run was resumed on {session.start.began:%Y-%m-%d at %H:%M} UTC and {where}.")
+    for what, names in {
+        "devices": [session.start.device for session in sessions],
+        "numbers of CPU threads": [str(session.start.threads) for session in sessions],
+        "versions of PyTorch": [session.start.torch_version for session in sessions],
+        "versions of atsnet": [session.start.atsnet_version for session in sessions],
+    }.items():
+        if len(set(names)) > 1:
+            notes.append(
+                f"Its sessions had different {what} ({', then '.join(names)}): an uninterrupted run may end with "
+                "other bits."
+            )
+    return notes
+
+
+def _shrinking_notes(placements: Sequence[Placement]) -> list[str]:
+    shrunk = median(map(_shrinking, placements))
+    if shrunk < _SHRUNK:
+        return []
+    return [
+        f"A pixel of a frame is {shrunk:.1f} pixels of an image wide: defects finer than that are hardly seen. "
+        "Crop the images to the part, or raise input.height and input.width."
+    ]
+
+
+def _shrinking(placement: Placement) -> float:
+    """Pixels of the image to one of the frame."""
+    return max(placement.roi.width / placement.width, placement.roi.height / placement.height)
+
+
+def _about(run: TrainedRun, sessions: Sequence[Session], placements: Sequence[Placement]) -> Table:
+    record, frame, training = run.record, run.config.input, run.config.training
+    data = record.data
+    passes = [
+        f"stage {stage}: {steps} steps of {training.batch_size} images, "
+        f"{steps * training.batch_size / len(data.train_images):.1f} times each image"
+        for stage, steps in ((1, training.stage1_steps), (2, training.stage2_steps))
+    ]
+    sizes = {(placement.roi.width, placement.roi.height) for placement in placements}
+    size = "x".join(map(str, sizes.pop())) if len(sizes) == 1 else f"{len(sizes)} sizes"
+    rows = [
+        ("images", f"{data.root}, layout {data.layout}: {len(data.train_images)} good ones"),
+        ("held out", f"{len(data.holdout_images)} good images, for quantiles and thresholds; no weight has seen them"),
+        ("sha256 of the images", data.sha256),
+        ("frames", f"{frame.width}x{frame.height} {frame.color}, of images of {size}"),
+        ("trunk", f"{record.backbone.name}, {record.backbone.licence}"),
+        ("sha256 of the trunk", record.backbone.sha256),
+        *(("steps", text) for text in passes),
+        ("seed", str(training.seed)),
+        *(
+            (
+                "resumed" if session.start.resumed else "begun",
+                f"{session.start.began:%Y-%m-%d %H:%M} UTC on {session.start.device}, "
+                f"{_count(session.start.threads, 'thread')}",
+            )
+            for session in sessions
+        ),
+        ("versions", f"atsnet {record.atsnet_version}, PyTorch {record.torch_version}"),
+    ]
+    return Table(("", ""), tuple(rows), frozenset({0, 1}))
+
+
+def _configuration(config: Config) -> Block:
+    default = dict(_keys(Config()))
+    changed = [(key, str(value), str(default[key])) for key, value in _keys(config) if value != default[key]]
+    if not changed:
+        return Paragraph("Every key has its default.")
+    return Table(("key", "value", "default"), tuple(changed), frozenset({0, 1, 2}))
+
+
+def _keys(model: BaseModel, prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted names and values, as `--set` takes them."""
+    found: list[tuple[str, Any]] = []
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        found += _keys(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else [(f"{prefix}{name}", value)]
+    return found
+
+
+def _times(run: TrainedRun, sessions: Sequence[Session]) -> list[Block]:
+    images = len(run.record.data.train_images)
+    seconds: dict[str, float] = {}
+    for session in sessions:
+        for number, phase in enumerate(session.phases):
+            title = _title(phase, session.phases[:number], images)
+            seconds[title] = seconds.get(title, 0.0) + phase.seconds
+    if not seconds:
+        return [Paragraph("Not known.")]
+    total = sum(seconds.values())
+    rows = [(title, _duration(spent), f"{spent / total:.0%}" if total else "") for title, spent in seconds.items()]
+    summed = [Paragraph("All sessions together.")] if len(sessions) > 1 else []
+    return [*summed, Table(("phase", "time", "share"), (*rows, ("in all", _duration(total), "")))]
+
+
+def _title(phase: Phase, earlier: Sequence[Phase], images: int) -> str:
+    """What a phase is called: the features of synthetic anomalies come after, or instead of, those of the images."""
+    if phase.task in _FEATURE_TASKS:
+        again = any(before.task == phase.task for before in earlier)
+        if again or phase.total != images:
+            return "synthetic anomalies: pasting, features of the trunk, nearest prototypes"
+        return f"training images: {phase.task}"
+    if phase.task in _FILLING_TASKS:
+        return "filling the memory"
+    if phase.task in _FITTING_TASKS:
+        return "fitting the anomaly map"
+    return phase.task
+
+
+def _losses(curves: dict[str, list[Event]], pictures: Sequence[Picture]) -> list[Block]:
+    if not curves:
+        return [Paragraph("Not known.")]
+    rows = []
+    for task, events in curves.items():
+        for name in events[-1].losses:
+            chosen = (events[0], events[len(events) // 2], events[-1])
+            rows.append((task, name, *(f"{event.losses[name]:.4g} (step {event.done})" for event in chosen)))
+    return [
+        Pictures(tuple(pictures)),
+        Table(("stage", "term", "first", "half way", "last"), tuple(rows), frozenset({0, 1})),
+        Paragraph(
+            "Stage 1: negative log-likelihood of normal features a channel and position, at each scale. Stage 2: mean "
+            "squared error of the predicted latents at each scale, and the evidence head's focal cross-entropy on "
+            "pasted anomalies."
+        ),
+    ]
+
+
+def _resumed_at(sessions: Sequence[Session], task: str) -> list[int]:
+    return [
+        phase.first
+        for session in sessions
+        if session.start.resumed
+        for phase in session.phases
+        if phase.task == task and phase.first > 1
+    ]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
