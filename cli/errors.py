@@ -10,7 +10,7 @@ from cli.exit_codes import ExitCode
 
 # By name, not by class: importing these modules would load torch, which the runtime install does not have.
 KNOWN: Final[Mapping[str, ExitCode]] = {
-    "atsnet.data.layout.DataError": ExitCode.DATA,
+    "atsnet.data.layout.dataset.DataError": ExitCode.DATA,
     "atsnet.imaging.ImageError": ExitCode.DATA,
     "atsnet.evaluation.assessment.EvaluationError": ExitCode.DATA,
     "atsnet.config.ConfigError": ExitCode.CONFIGURATION,
