@@ -12,7 +12,8 @@ Data = Annotated[
     Path,
     typer.Argument(
         metavar="DATA",
-        help="Folder with train/good, test/good, test/DEFECT and ground_truth/DEFECT, or a plain one of good images.",
+        help="Folder in the layout of MVTec AD, MVTec AD 2, BTAD or VisA, or a plain one: good images alone, or good/ "
+        "beside a folder for each defect.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]

@@ -15,13 +15,14 @@ Weights are safetensors and the rest is JSON; nothing is ever unpickled.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from atsnet.config import Config
+from atsnet.data.layout import Layout
 from atsnet.network.atsnet import AtsNet
 
 CONFIG_NAME: Final = "config.json"
@@ -52,7 +53,8 @@ class DataSource(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    layout: Literal["mvtec", "folder"]
+    layout: Layout
+    """Before there were others, `mvtec` for every set but plain folders."""
     root: str
     """Name of the data folder, without the path to it."""
     train_images: tuple[str, ...]

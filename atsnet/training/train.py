@@ -133,7 +133,9 @@ def _start(out: Path, start: RunStart, resume: bool) -> None:
             before = RunStart.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise RunError(f"the run in {out} cannot be resumed, its {START_NAME} cannot be read: {error}") from error
-        for what, old, new in (("backbone", before.backbone, start.backbone), ("images", before.data, start.data)):
+        # What a layout is called may have changed since; which images it found is compared.
+        images = before.data.model_copy(update={"layout": start.data.layout})
+        for what, old, new in (("backbone", before.backbone, start.backbone), ("images", images, start.data)):
             if old != new:
                 raise RunError(f"the run in {out} was started with another backbone or other images: its {what} differ")
     path.write_text(start.model_dump_json(indent=2) + "\n")

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from atsnet.calibration import MIN_IMAGES
 from atsnet.config import Config
+from atsnet.data.layout import Layout
 from atsnet.evaluation.document import (
     Block,
     Card,
@@ -29,6 +30,13 @@ from atsnet.training.run_directory import TrainedRun
 MARKDOWN_NAME: Final = "training.md"
 HTML_NAME: Final = "training.html"
 
+_LAYOUTS: Final[dict[Layout, str]] = {
+    "mvtec": "laid out as MVTec AD",
+    "mvtec-ad-2": "laid out as MVTec AD 2",
+    "btad": "laid out as BTAD",
+    "visa": "laid out as VisA",
+    "folder": "a plain folder",
+}
 _SHRUNK: Final = 2.0
 """Pixels of an image to a frame's, from which on a person is told."""
 _FEATURE_TASKS: Final = ("features of the trunk", "nearest prototypes")
@@ -157,7 +165,7 @@ def _about(run: TrainedRun, sessions: Sequence[Session], placements: Sequence[Pl
     sizes = {(placement.roi.width, placement.roi.height) for placement in placements}
     size = "x".join(map(str, sizes.pop())) if len(sizes) == 1 else f"{len(sizes)} sizes"
     rows = [
-        ("images", f"{data.root}, layout {data.layout}: {len(data.train_images)} good ones"),
+        ("images", f"{data.root} ({_LAYOUTS[data.layout]}): {_count(len(data.train_images), 'good image')}"),
         ("held out", f"{len(data.holdout_images)} good images, for quantiles and thresholds; no weight has seen them"),
         ("sha256 of the images", data.sha256),
         ("frames", f"{frame.width}x{frame.height} {frame.color}, of images of {size}"),

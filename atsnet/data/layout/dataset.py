@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-Layout = Literal["mvtec", "folder"]
-"""`mvtec`: the set says itself which images are to train on; `folder`: it is a plain folder."""
+Layout = Literal["mvtec", "mvtec-ad-2", "btad", "visa", "folder"]
+"""Whose layout a set has: MVTec AD's, MVTec AD 2's, BTAD's or VisA's, or that of a plain folder."""
 
 GOOD: Final = "good"
 MAX_LISTED: Final = 20

@@ -19,7 +19,7 @@ of them are held out is decided by seed, as for every other set. The private tes
 
 from pathlib import Path
 
-from atsnet.data.layout.dataset import GOOD, DataError, Dataset, Sample
+from atsnet.data.layout.dataset import GOOD, DataError, Dataset, Layout, Sample
 from atsnet.data.layout.folders import below, defect_folders, folders, good_folders, image_suffixes, images_in
 from atsnet.data.layout.masks import by_stem, label_images, refuse_orphans
 
@@ -32,7 +32,8 @@ def is_split(root: Path) -> bool:
 
 def find_split(root: Path) -> Dataset:
     """The images of such a folder."""
-    second = (root / "test_public").is_dir()
+    layout = _layout(root)
+    second = layout == "mvtec-ad-2"
     learned_from = [root / "train", *([root / "validation"] if second else [])]
     good = [folder for parent in learned_from for folder in good_folders(parent)] or [root / "train" / GOOD]
     train = tuple(Sample(path, below(root, path)) for folder in good for path in images_in(folder))
@@ -46,4 +47,10 @@ def find_split(root: Path) -> Dataset:
         sample for folder in images for sample in label_images(root, folder, images[folder], masks.get(folder.name, {}))
     ]
     refuse_orphans(masks, mask_root, test_root)
-    return Dataset(root, "mvtec", train, tuple(test))
+    return Dataset(root, layout, train, tuple(test))
+
+
+def _layout(root: Path) -> Layout:
+    if (root / "test_public").is_dir():
+        return "mvtec-ad-2"
+    return "btad" if (root / "train" / "ok").is_dir() and (root / "test" / "ko").is_dir() else "mvtec"

@@ -52,4 +52,4 @@ def find_visa(root: Path) -> Dataset:
     if not samples["train"]:
         raise DataError(f"no good images to train on: {table} has no row of {root.name} for train")
     train, test = (tuple(sorted(samples[split], key=lambda sample: sample.name)) for split in ("train", "test"))
-    return Dataset(root, "mvtec", train, test)
+    return Dataset(root, "visa", train, test)

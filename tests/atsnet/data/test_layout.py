@@ -151,7 +151,7 @@ def test_mvtec_ad_2_learns_from_its_validation_images_too(tmp_path: Path) -> Non
     _touch(tmp_path, "test_public/bad/000_regular.png", "test_public/ground_truth/bad/000_regular_mask.png")
     _touch(tmp_path, "test_private/000_regular.png", "test_private_mixed/000_mixed.png")
     dataset = find_dataset(tmp_path)
-    assert dataset.layout == "mvtec"
+    assert dataset.layout == "mvtec-ad-2"
     assert [sample.name for sample in dataset.train] == [
         "train/good/000_regular.png",
         "validation/good/001_regular.png",
@@ -168,6 +168,7 @@ def test_btad_calls_good_images_ok_and_masks_as_their_images(tmp_path: Path) -> 
     _touch(tmp_path, "train/ok/0000.bmp", "test/ok/0000.bmp", "test/ko/0000.bmp", "test/ko/0001.bmp")
     _touch(tmp_path, "ground_truth/ko/0000.png", "ground_truth/ko/0001.png")
     dataset = find_dataset(tmp_path)
+    assert dataset.layout == "btad"
     assert [(sample.name, sample.label) for sample in dataset.train] == [("train/ok/0000.bmp", "good")]
     assert _labels(dataset) == {"test/ok/0000.bmp": "good", "test/ko/0000.bmp": "ko", "test/ko/0001.bmp": "ko"}
     assert _masks(dataset) == {
@@ -176,10 +177,16 @@ def test_btad_calls_good_images_ok_and_masks_as_their_images(tmp_path: Path) -> 
     }
 
 
+@pytest.mark.parametrize("made", [("train/ok/0.png", "test/nok/0.png"), ("train/good/0.png", "test/ko/0.png")])
+def test_what_says_ok_or_ko_alone_is_not_taken_for_btad(tmp_path: Path, made: tuple[str, ...]) -> None:
+    _touch(tmp_path, *made)
+    assert find_dataset(tmp_path).layout == "mvtec"
+
+
 def test_visa_is_split_by_its_table(tmp_path: Path) -> None:
     _visa(tmp_path)
     dataset = find_dataset(tmp_path / "pcb1")
-    assert (dataset.name, dataset.layout) == ("pcb1", "mvtec")
+    assert (dataset.name, dataset.layout) == ("pcb1", "visa")
     assert [sample.name for sample in dataset.train] == ["Data/Images/Normal/001.JPG", "Data/Images/Normal/003.JPG"]
     assert _labels(dataset) == {"Data/Images/Anomaly/000.JPG": "anomaly", "Data/Images/Normal/002.JPG": "good"}
     assert _masks(dataset) == {"Data/Images/Anomaly/000.JPG": "Data/Masks/Anomaly/000.png"}
@@ -190,6 +197,7 @@ def test_visa_is_split_by_its_table(tmp_path: Path) -> None:
 def test_visa_converted_to_the_mvtec_layout(tmp_path: Path) -> None:
     _touch(tmp_path, "train/good/0001.JPG", "test/good/0002.JPG", "test/bad/000.JPG", "ground_truth/bad/000.png")
     dataset = find_dataset(tmp_path)
+    assert dataset.layout == "mvtec"
     assert _labels(dataset) == {"test/bad/000.JPG": "bad", "test/good/0002.JPG": "good"}
     assert _masks(dataset) == {"test/bad/000.JPG": "ground_truth/bad/000.png"}
 

@@ -5,6 +5,7 @@ import torch
 from small_training import BACKBONE, make_frames, make_network, small_config
 
 from atsnet.config import Config
+from atsnet.data.layout import Layout
 from atsnet.network.atsnet import AtsNet
 from atsnet.training.run_directory import (
     CONFIG_NAME,
@@ -48,6 +49,14 @@ def test_a_run_comes_back_as_it_was_saved(run: tuple[Path, AtsNet, Config]) -> N
     frames = torch.from_numpy(make_frames(2))
     with torch.no_grad():
         assert torch.equal(loaded.network(frames)[1], network(frames)[1])
+
+
+@pytest.mark.parametrize("layout", ["mvtec", "mvtec-ad-2", "btad", "visa", "folder"])
+def test_every_layout_can_be_recorded(run: tuple[Path, AtsNet, Config], layout: Layout) -> None:
+    """`mvtec` and `folder` are all that there was once."""
+    path = run[0] / RECORD_NAME
+    path.write_text(path.read_text().replace('"layout": "folder"', f'"layout": "{layout}"'))
+    assert load_run(run[0]).record.data.layout == layout
 
 
 def test_weights_in_another_memory_format_are_saved_too(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_the_report_covers_the_phases_and_loss_terms_of_a_run_that_was_interrupt
     train(images, out, resume=True)
     text = (out / "training.md").read_text().replace("\\", "")
     for part in (
-        "| images | grains, layout folder: 6 good ones |",
+        "| images | grains (a plain folder): 6 good images |",
         "2 held-out images: a threshold of 1.00% false rejects needs 199",
         "went on with step 3 of stage 2 (student).",
         *("loading images", "synthetic anomalies: pasting, features", "filling the memory", "fitting the anomaly map"),
@@ -178,6 +178,14 @@ def test_resuming_takes_the_same_configuration_backbone_and_images(tmp_path: Pat
         train(images, out, resume=True)
     path.write_bytes(content)
     train(images, out, resume=True)
+
+
+def test_a_layout_that_was_called_otherwise_is_no_other_set_of_images(tmp_path: Path, images: Dataset) -> None:
+    unfinished(images, tmp_path / "run")
+    path = tmp_path / "run" / "started.json"
+    assert '"layout": "folder"' in path.read_text()
+    path.write_text(path.read_text().replace('"layout": "folder"', '"layout": "mvtec"'))
+    assert train(images, tmp_path / "run", resume=True).record.data.layout == "folder"
 
 
 @pytest.mark.parametrize("name", [CONFIG_NAME, "started.json"])

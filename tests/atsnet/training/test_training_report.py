@@ -65,7 +65,7 @@ def test_what_was_trained_is_in_the_report(tmp_path: Path, write: Write) -> None
     text = write()
     for line in (
         f"# Training of {tmp_path.name}",
-        "| images | grains, layout folder: 100 good ones |",
+        "| images | grains (a plain folder): 100 good images |",
         "| trunk | random, none |",
         "| frames | 256x256 rgb, of images of 64x64 |",
         "| steps | stage 1: 200 steps of 16 images, 32.0 times each image |",
