@@ -93,8 +93,8 @@ def _notes(run: TrainedRun, sessions: Sequence[Session], placements: Sequence[Pl
         _holdout_note(run),
         *_resumption_notes(sessions),
         *_shrinking_notes(placements),
-        f"Next: atsnet calibrate {run.directory.name} DATA learns the threshold. Losses say that training went well, "
-        "not how well defects are found: that takes atsnet evaluate on labelled images.",
+        f"Next: atsnet calibrate {run.directory.name} DATA learns the threshold. Losses say whether training went "
+        "well, not how well defects are found: that takes atsnet evaluate on labelled images.",
     ]
 
 
@@ -238,7 +238,7 @@ def _losses(curves: dict[str, list[Event]], pictures: Sequence[Picture]) -> list
     rows = []
     for task, events in curves.items():
         for name in events[-1].losses:
-            chosen = (events[0], events[len(events) // 2], events[-1])
+            chosen = (events[0], events[(len(events) - 1) // 2], events[-1])
             rows.append((task, name, *(f"{event.losses[name]:.4g} (step {event.done})" for event in chosen)))
     return [
         Pictures(tuple(pictures)),

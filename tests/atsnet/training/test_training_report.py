@@ -71,7 +71,7 @@ def test_what_was_trained_is_in_the_report(tmp_path: Path, write: Write) -> None
         "| steps | stage 1: 200 steps of 16 images, 32.0 times each image |",
         "| versions | atsnet 0.1, PyTorch 2 |",
         "| stage 1 (teacher) | 1/4 | 1 (step 1) | 0.5 (step 2) | 0.3333 (step 3) |",
-        "| stage 2 (student) | evidence | 1 (step 1) | 0.3333 (step 3) | 0.25 (step 4) |",
+        "| stage 2 (student) | evidence | 1 (step 1) | 0.5 (step 2) | 0.25 (step 4) |",
     ):
         assert line in text
     assert "resumed" not in text
@@ -163,7 +163,7 @@ def test_a_resumed_run_says_so_and_covers_both_sessions(tmp_path: Path, write: W
     assert "Dotted: where training was resumed." in text
     assert "All sessions together." in text
     assert "| 2 sessions |" in text
-    assert "| stage 2 (student) | 1/4 | 1 (step 1) | 0.25 (step 4) | 0.1667 (step 6) |" in text
+    assert "| stage 2 (student) | 1/4 | 1 (step 1) | 0.3333 (step 3) | 0.1667 (step 6) |" in text
     assert "| stage 1 (teacher) | 1/4 | 1 (step 1) |" in text
     assert "other bits" not in text
 
