@@ -5,7 +5,7 @@ Source of the form: Mitchell et al., "Model Cards for Model Reporting" (FAT* 201
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from model_export.bundle import Manifest
 from model_export.parity import ParityReport
@@ -203,17 +203,23 @@ def _reproduce(manifest: Manifest) -> str:
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Scalars of nested objects under dotted names; lists, such as scores of single images, are left out."""
+    """Scalars and intervals of nested objects under dotted names; other lists, such as image names, are left out."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")
-        elif not isinstance(value, list):
+        elif not isinstance(value, list) or _is_interval(value):
             yield f"{prefix}{key}", value
+
+
+def _is_interval(value: object) -> TypeGuard[list[float]]:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(end, (int, float)) for end in value)
 
 
 def _number(value: object) -> str:
     if value is None:
         return "not measured"
+    if _is_interval(value):
+        return " to ".join(map(_number, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

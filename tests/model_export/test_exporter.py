@@ -128,8 +128,12 @@ def test_metrics_of_an_evaluated_run(arguments: dict[str, Any], tmp_path: Path) 
     metrics = {
         "image_auroc": 0.98765,
         "aupro": None,
-        "labels": [{"label": "crack", "images": 3, "image_auroc": 0.9}],
-        "decisions": {"score_threshold": 123.0, "escapes": 1},
+        "labels": [
+            {"label": "good", "images": 2, "image_auroc": None, "escape_interval": None},
+            {"label": "crack", "images": 3, "image_auroc": 0.9, "escape_interval": [0.008403759, 0.905700675]},
+        ],
+        "decisions": {"score_threshold": 123.0, "escapes": 1, "false_reject_interval": [0.0, 0.841886117]},
+        "without_mask": ["crack/1.png", "crack/2.png"],
     }
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
@@ -141,10 +145,13 @@ def test_metrics_of_an_evaluated_run(arguments: dict[str, Any], tmp_path: Path) 
         "| image_auroc | 0.9877 |",
         "| aupro | not measured |",
         "| decisions.escapes | 1 |",
-        "| crack | 3 | 0.9 |",
+        "| decisions.false_reject_interval | 0 to 0.8419 |",
+        "| good | 2 | not measured | not measured |",
+        "| crack | 3 | 0.9 | 0.008404 to 0.9057 |",
         "at another threshold",
     ):
         assert line in card
+    assert "without_mask" not in card
 
 
 @pytest.mark.parametrize("content", ["[1]", "{"])
