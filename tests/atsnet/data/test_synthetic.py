@@ -2,7 +2,15 @@ import cv2
 import numpy as np
 import pytest
 
-from atsnet.data.synthetic import KINDS, MIN_CHANGE, MIN_PIXELS, SyntheticSet, paste_anomalies
+from atsnet.data.synthetic import (
+    BORDER_PIXELS,
+    BORDER_SHARE,
+    KINDS,
+    MIN_CHANGE,
+    MIN_PIXELS,
+    SyntheticSet,
+    paste_anomalies,
+)
 from atsnet.imaging import UInt8Array
 
 
@@ -84,6 +92,27 @@ def test_anomalies_lie_in_other_places_with_other_contrasts() -> None:
     rows, columns = np.divmod(np.abs(signed).argmax(axis=1), before.shape[2])
     assert rows.std() > 8
     assert columns.std() > 10
+
+
+def test_a_third_of_the_anomalies_is_centred_near_the_border_on_purpose() -> None:
+    """Spots on a flat part: a spot changes its own centre most, and so do a few pixels evenly around it.
+
+    Where the part's border cuts them off, their mean moves inwards, but not by as much as `BORDER_PIXELS`.
+    """
+    count, height, width = 1500, 144, 120
+    before = np.full((count, height + 20, width + 30, 2), 128, np.uint8)
+    before[..., -1] = 0
+    before[:, 10 : 10 + height, 20 : 20 + width, -1] = 255
+    found = paste(before, kinds=("spot",))
+    near = 0
+    for changed in change(before, found.pixels):
+        row, column = (axis.mean() for axis in np.nonzero(changed == changed.max()))
+        depth = min(row - 10, 9 + height - row, column - 20, 19 + width - column)
+        near += depth < BORDER_PIXELS
+    # The others lie anywhere, and some of them near the border too.
+    by_chance = 1 - (height - 2 * BORDER_PIXELS) * (width - 2 * BORDER_PIXELS) / (height * width)
+    expected = BORDER_SHARE + (1 - BORDER_SHARE) * by_chance
+    assert abs(near / count - expected) < 4 * np.sqrt(expected * (1 - expected) / count)
 
 
 def test_foreign_texture_comes_from_the_sources() -> None:
