@@ -202,5 +202,5 @@ def _print_table(run: "TrainedRun", seconds: float) -> None:
         table.add_row(f"loss, {name}", f"{loss:.4g}")
     table.add_row("time", f"{seconds:.0f} s")
     results().print(table)
-    messages().print(f"how it went, with the losses: {run.directory / HTML_NAME}", highlight=False)
+    messages().print(f"how it went, with the losses: {run.directory / HTML_NAME}", highlight=False, soft_wrap=True)
     messages().print(f"next: atsnet calibrate {run.directory} DATA")

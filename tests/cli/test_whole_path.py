@@ -27,6 +27,10 @@ def test_train_leaves_a_finished_run_and_a_table(shop: Path, grains: Path, backb
     assert (resolved.training.seed, resolved.training.stage2_steps, resolved.training.stage1_steps) == (5, 2, 6)
     assert resolved.network.student_width == 16
     assert (shop / "other" / "model.safetensors").is_file()
+    assert f"how it went, with the losses: {shop / 'other' / 'training.html'}" in result.stderr
+    report = (shop / "other" / "training.md").read_text().replace("\\", "")
+    assert "| training.stage2_steps | 2 | 500 |" in report
+    assert "| images | grains (laid out as MVTec AD): 7 good images |" in report
 
 
 def test_color_follows_the_images_unless_it_is_said(run: Path) -> None:
