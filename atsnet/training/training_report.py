@@ -1,6 +1,6 @@
 """What a person reads after training: `training.md`, the same as one page `training.html`, and `losses.png`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Final
 
@@ -39,9 +39,16 @@ _LAYOUTS: Final[dict[Layout, str]] = {
 }
 _SHRUNK: Final = 2.0
 """Pixels of an image to a frame's, from which on a person is told."""
-_FEATURE_TASKS: Final = ("features of the trunk", "nearest prototypes")
-_FILLING_TASKS: Final = ("gathering prototypes", "choosing prototypes")
-_FITTING_TASKS: Final = ("fitting channel weights", "fitting quantiles")
+_LOADING: Final = "loading images"
+_FEATURES: Final = "features of the trunk"
+_LOOKING_UP: Final = "nearest prototypes"
+_PARTS: Final = {
+    "gathering prototypes": "filling the memory",
+    "choosing prototypes": "filling the memory",
+    "fitting channel weights": "fitting the anomaly map",
+    "fitting quantiles": "fitting the anomaly map",
+}
+"""Work that reports several tasks."""
 
 
 def write_training_report(run: TrainedRun, placements: Sequence[Placement]) -> None:
@@ -64,11 +71,11 @@ def write_training_report(run: TrainedRun, placements: Sequence[Placement]) -> N
         Heading("What to know"),
         *map(Paragraph, _notes(run, sessions, placements)),
         Heading("What was trained"),
-        _about(run, sessions, placements),
+        _about(run, sessions, curves, placements),
         Heading("Configuration"),
         _configuration(run.config),
         Heading("Time"),
-        *_times(run, sessions),
+        *_times(sessions),
         Heading("Losses"),
         *_losses(curves, pictures),
     ]
@@ -154,14 +161,11 @@ def _shrinking(placement: Placement) -> float:
     return max(placement.roi.width / placement.width, placement.roi.height / placement.height)
 
 
-def _about(run: TrainedRun, sessions: Sequence[Session], placements: Sequence[Placement]) -> Table:
+def _about(
+    run: TrainedRun, sessions: Sequence[Session], curves: Mapping[str, Sequence[Event]], placements: Sequence[Placement]
+) -> Table:
     record, frame, training = run.record, run.config.input, run.config.training
     data = record.data
-    passes = [
-        f"stage {stage}: {steps} steps of {training.batch_size} images, "
-        f"{steps * training.batch_size / len(data.train_images):.1f} times each image"
-        for stage, steps in ((1, training.stage1_steps), (2, training.stage2_steps))
-    ]
     sizes = {(placement.roi.width, placement.roi.height) for placement in placements}
     size = "x".join(map(str, sizes.pop())) if len(sizes) == 1 else f"{len(sizes)} sizes"
     rows = [
@@ -171,7 +175,10 @@ def _about(run: TrainedRun, sessions: Sequence[Session], placements: Sequence[Pl
         ("frames", f"{frame.width}x{frame.height} {frame.color}, of images of {size}"),
         ("trunk", f"{record.backbone.name}, {record.backbone.licence}"),
         ("sha256 of the trunk", record.backbone.sha256),
-        *(("steps", text) for text in passes),
+        *(
+            (task, f"{_count(events[-1].total, 'step')} of {training.batch_size} images")
+            for task, events in curves.items()
+        ),
         ("seed", str(training.seed)),
         *(
             (
@@ -203,12 +210,10 @@ def _keys(model: BaseModel, prefix: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def _times(run: TrainedRun, sessions: Sequence[Session]) -> list[Block]:
-    images = len(run.record.data.train_images)
+def _times(sessions: Sequence[Session]) -> list[Block]:
     seconds: dict[str, float] = {}
     for session in sessions:
-        for number, phase in enumerate(session.phases):
-            title = _title(phase, session.phases[:number], images)
+        for title, phase in zip(_titles(session.phases), session.phases, strict=True):
             seconds[title] = seconds.get(title, 0.0) + phase.seconds
     if not seconds:
         return [Paragraph("Not known.")]
@@ -218,18 +223,23 @@ def _times(run: TrainedRun, sessions: Sequence[Session]) -> list[Block]:
     return [*summed, Table(("phase", "time", "share"), (*rows, ("in all", _duration(total), "")))]
 
 
-def _title(phase: Phase, earlier: Sequence[Phase], images: int) -> str:
-    """What a phase is called: the features of synthetic anomalies come after, or instead of, those of the images."""
-    if phase.task in _FEATURE_TASKS:
-        again = any(before.task == phase.task for before in earlier)
-        if again or phase.total != images:
-            return "synthetic anomalies: pasting, features of the trunk, nearest prototypes"
-        return f"training images: {phase.task}"
-    if phase.task in _FILLING_TASKS:
-        return "filling the memory"
-    if phase.task in _FITTING_TASKS:
-        return "fitting the anomaly map"
-    return phase.task
+def _titles(phases: Sequence[Phase]) -> list[str]:
+    """What the phases of a session are called.
+
+    The trunk's features of the training images are computed right after these are loaded, if at all; those of synthetic
+    anomalies later, after they were pasted.
+    """
+    titles, pasted, before = [], False, ""
+    for phase in phases:
+        pasted = pasted or (phase.task == _FEATURES and before != _LOADING)
+        if phase.task not in (_FEATURES, _LOOKING_UP):
+            titles.append(_PARTS.get(phase.task, phase.task))
+        elif pasted:
+            titles.append(f"synthetic anomalies: pasting, {_FEATURES}, {_LOOKING_UP}")
+        else:
+            titles.append(f"training images: {phase.task}")
+        before = phase.task
+    return titles
 
 
 def _losses(curves: dict[str, list[Event]], pictures: Sequence[Picture]) -> list[Block]:
@@ -244,9 +254,9 @@ def _losses(curves: dict[str, list[Event]], pictures: Sequence[Picture]) -> list
         Pictures(tuple(pictures)),
         Table(("stage", "term", "first", "half way", "last"), tuple(rows), frozenset({0, 1})),
         Paragraph(
-            "Stage 1: negative log-likelihood of normal features a channel and position, at each scale. Stage 2: mean "
-            "squared error of the predicted latents at each scale, and the evidence head's focal cross-entropy on "
-            "pasted anomalies."
+            "The teacher's terms: negative log-likelihood of normal features a channel and position, at each scale. "
+            "The student's: mean squared error of the predicted latents, at each scale. Evidence: focal cross-entropy "
+            "on pasted anomalies."
         ),
     ]
 

@@ -22,13 +22,11 @@ Write = Callable[..., str]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Report on a run of so many images; returns the Markdown without its escapes."""
+    """Report on a run of 100 images; returns the Markdown without its escapes."""
     network = make_network(small_config())
 
-    def report(
-        *, config: Config | None = None, held_out: int = 20, images: int = 100, placement: Placement = IN_FULL
-    ) -> str:
-        names = [f"{number}.png" for number in range(images + held_out)]
+    def report(*, config: Config | None = None, held_out: int = 20, placement: Placement = IN_FULL) -> str:
+        names = [f"{number}.png" for number in range(100 + held_out)]
         data = DataSource(
             layout="folder",
             root="grains",
@@ -40,7 +38,7 @@ def write(tmp_path: Path) -> Write:
             atsnet_version="0.1", torch_version="2", backbone=BACKBONE, data=data, losses={}, seconds=1.0
         )
         run = TrainedRun(tmp_path, network, config or Config(), record)
-        write_training_report(run, [placement] * (images + held_out))
+        write_training_report(run, [placement] * len(names))
         return (tmp_path / MARKDOWN_NAME).read_text().replace("\\", "")
 
     return report
@@ -68,7 +66,7 @@ def test_what_was_trained_is_in_the_report(tmp_path: Path, write: Write) -> None
         "| images | grains (a plain folder): 100 good images |",
         "| trunk | random, none |",
         "| frames | 256x256 rgb, of images of 64x64 |",
-        "| steps | stage 1: 200 steps of 16 images, 32.0 times each image |",
+        f"| stage 2 (student) | 4 steps of {Config().training.batch_size} images |",
         "| versions | atsnet 0.1, PyTorch 2 |",
         "| stage 1 (teacher) | 1/4 | 1 (step 1) | 0.5 (step 2) | 0.3333 (step 3) |",
         "| stage 2 (student) | evidence | 1 (step 1) | 0.5 (step 2) | 0.25 (step 4) |",
@@ -112,7 +110,7 @@ def test_only_keys_that_differ_from_their_defaults_are_listed(write: Write) -> N
         "| key | value | default |",
         "| --- | --- | --- |",
         "| input.color | mono | rgb |",
-        "| training.stage2_steps | 7 | 500 |",
+        f"| training.stage2_steps | 7 | {Config().training.stage2_steps} |",
     ]
 
 
@@ -136,7 +134,7 @@ def test_times_are_by_phase_and_tell_the_anomalies_features_from_the_images(
         ("polishing", 1, 2),  # nobody knows it yet
     )
     record(tmp_path, *tasks)
-    text = write(images=10)
+    text = write()
     rows = text[text.index("| phase |") :].split("\n\n")[0].splitlines()[2:]
     assert [tuple(cell.strip() for cell in row.split("|")[1:3]) for row in rows] == [
         ("loading images", "2.0 s"),
@@ -151,8 +149,8 @@ def test_times_are_by_phase_and_tell_the_anomalies_features_from_the_images(
         ("in all", "25.0 s"),
     ]
     # Without a cache, the anomalies' features are the only ones.
-    record(tmp_path, ("loading images", 1, 2), ("features of the trunk", 1, 8))
-    assert "training images" not in write(images=10)
+    record(tmp_path, ("loading images", 1, 2), ("stage 1 (teacher)", 1, 3), ("features of the trunk", 1, 10))
+    assert "training images" not in write()
 
 
 def test_a_resumed_run_says_so_and_covers_both_sessions(tmp_path: Path, write: Write) -> None:
