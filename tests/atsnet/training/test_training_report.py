@@ -8,8 +8,9 @@ from small_training import BACKBONE, make_network, small_config
 
 from atsnet.config import Config
 from atsnet.imaging import Placement, Roi
-from atsnet.training import history
-from atsnet.training.history import HISTORY_NAME, HistoryRecorder
+from atsnet.training import history, training_report
+from atsnet.training.history import HISTORY_NAME, Event, HistoryRecorder
+from atsnet.training.loss_chart import draw_losses
 from atsnet.training.run_directory import DataSource, RunRecord, TrainedRun
 from atsnet.training.training_report import HTML_NAME, MARKDOWN_NAME, write_training_report
 
@@ -164,6 +165,22 @@ def test_a_resumed_run_says_so_and_covers_both_sessions(tmp_path: Path, write: W
     assert "| stage 2 (student) | 1/4 | 1 (step 1) | 0.3333 (step 3) | 0.1667 (step 6) |" in text
     assert "| stage 1 (teacher) | 1/4 | 1 (step 1) |" in text
     assert "other bits" not in text
+
+
+def test_a_stage_that_a_resumed_run_began_was_not_interrupted(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    def draw(path: Path, curves: dict[str, list[Event]], resumed: dict[str, list[int]]) -> None:
+        drawn.append(resumed)
+        draw_losses(path, curves, resumed)
+
+    monkeypatch.setattr(training_report, "draw_losses", draw)
+    record(tmp_path, ("stage 1 (teacher)", 1, 3))
+    record(tmp_path, ("stage 1 (teacher)", 3, 5), ("stage 2 (student)", 1, 4), resumed=True)
+    write()
+    assert drawn == [{"stage 1 (teacher)": [3], "stage 2 (student)": []}]
 
 
 def test_sessions_on_different_machines_are_pointed_out(tmp_path: Path, write: Write) -> None:
