@@ -6,6 +6,7 @@ Detection" (PatchCore, CVPR 2022), from which come the locally averaged features
 selection; the half-whitened projection, which makes ten thousand prototypes fit the budget, is ours.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -43,6 +44,7 @@ class PrototypeMemory(nn.Module):
     projection: Tensor
     prototypes: Tensor
     half_norms: Tensor
+    parts: Tensor
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
@@ -53,6 +55,8 @@ class PrototypeMemory(nn.Module):
         self.register_buffer("projection", torch.zeros(width, _CHANNELS))
         self.register_buffer("prototypes", torch.zeros(size, width))
         self.register_buffer("half_norms", torch.zeros(size))
+        # Only training asks from which part a prototype came.
+        self.register_buffer("parts", torch.full((size,), -1), persistent=False)
 
     def describe(self, features: Sequence[Tensor]) -> Tensor:
         """Locally averaged features of the two coarser scales, `[N, 384, h, w]` at 1/8.
@@ -90,16 +94,39 @@ class PrototypeMemory(nn.Module):
 
     def nearest(self, vectors: Tensor) -> Tensor:
         """Index of the prototype nearest to each of `[..., D]`, `int64 [...]`."""
+        return self._nearest(vectors, self.half_norms)
+
+    def nearest_of_others(self, vectors: Tensor, parts: Tensor) -> Tensor:
+        """The same for frames that the memory was filled with: as if it had never seen the part that each shows.
+
+        A part's own prototypes lie closer to it than any to a part that is new, and whoever learned from that would
+        take every new part for an anomaly. Where all prototypes come from one part, they count all the same.
+
+        Args:
+            vectors: `[N, h, w, D]`.
+            parts: Of each frame, as they were given to `fit`, `int64 [N]`.
+
+        Returns:
+            Indices `int64 [N, h, w]`.
+        """
+        found = []
+        for frame, part in zip(vectors, parts, strict=True):
+            own = self.parts == part
+            half_norms = self.half_norms if bool(own.all()) else self.half_norms.masked_fill(own, math.inf)
+            found.append(self._nearest(frame, half_norms))
+        return torch.stack(found)
+
+    def _nearest(self, vectors: Tensor, half_norms: Tensor) -> Tensor:
         # |v - p|^2 = |v|^2 + 2 (|p|^2 / 2 - v p), and |v|^2 is the same for all prototypes.
         axes = self.prototypes.T
         found = [
-            torch.addmm(self.half_norms, part, axes, alpha=-1).min(dim=1).indices
+            torch.addmm(half_norms, part, axes, alpha=-1).min(dim=1).indices
             for part in torch.split(vectors.reshape(-1, self.width), _POSITIONS_AT_A_TIME)
         ]
         return torch.cat(found).view(vectors.shape[:-1])
 
     @torch.no_grad()
-    def fit(self, described: Tensor, seed: int, report: Reporter = silent) -> None:
+    def fit(self, described: Tensor, seed: int, report: Reporter = silent, *, parts: Tensor | None = None) -> None:
         """Choose the prototypes among normal positions.
 
         The projection keeps the principal components, each divided by the fourth root of its variance: half way
@@ -110,6 +137,7 @@ class PrototypeMemory(nn.Module):
             described: Positions of `describe` on normal frames, `[M, 384]`; changed by nobody.
             seed: Of the first prototype.
             report: Told how many have been chosen.
+            parts: Which part each position belongs to, `int64 [M]`, for `nearest_of_others`.
 
         Raises:
             ValueError: The positions do not vary.
@@ -126,9 +154,11 @@ class PrototypeMemory(nn.Module):
         # A variance of 1 a component on average, so that the student's noise means the same on all data.
         self.projection.copy_((projection / torch.sqrt(torch.sqrt(variances.clamp(min=0)).mean())).T)
         vectors = (described - self.mean) @ self.projection.T
-        chosen = vectors[k_centres(vectors, min(self.size, len(vectors)), seed, report)]
+        chosen = k_centres(vectors, min(self.size, len(vectors)), seed, report)
         # With fewer positions than prototypes the rest repeats them, which changes no distance.
-        self.prototypes.copy_(chosen[torch.arange(self.size, device=chosen.device) % len(chosen)])
+        chosen = chosen[torch.arange(self.size, device=chosen.device) % len(chosen)]
+        self.prototypes.copy_(vectors[chosen])
+        self.parts.fill_(-1) if parts is None else self.parts.copy_(parts[chosen])
         self.half_norms.copy_(self.prototypes.square().sum(dim=1) / 2)
 
 

@@ -101,6 +101,67 @@ def test_a_nearest_prototype_that_is_known_is_not_searched_for() -> None:
     assert (distance >= memory(x).distance - 1e-4).all()
 
 
+PARTS = torch.tensor([7, 3, 7, 5])
+"""Of the four frames of `filled_by_parts`: the first and the third are of one part."""
+
+
+def filled_by_parts(parts: Tensor = PARTS, size: int = 50) -> tuple[PrototypeMemory, Tensor]:
+    """A memory of four frames, and their places in its space, `[4, 8, 12, 12]`."""
+    memory = PrototypeMemory(size, 12)
+    described = memory.describe(features(4, seed=9))
+    memory.fit(positions(described), 3, parts=parts.repeat_interleave(8 * 12))
+    return memory, memory.project(described)
+
+
+def test_every_prototype_knows_its_part() -> None:
+    for size in (50, 1_000):  # of 384 positions: the prototypes are chosen among them, or repeat them
+        memory, found = filled_by_parts(size=size)
+        distance, place = torch.cdist(memory.prototypes.double(), found.flatten(0, 2).double()).min(dim=1)
+        assert distance.max() < 1e-5
+        assert torch.equal(memory.parts, PARTS[place // (8 * 12)])
+        assert set(memory.parts.tolist()) == {3, 5, 7}
+
+
+def test_the_nearest_prototype_of_others_is_that_of_brute_force_among_them() -> None:
+    memory, found = filled_by_parts()
+    nearest = memory.nearest_of_others(found, PARTS)
+    assert nearest.shape == (4, 8, 12)
+    for frame, part, indices in zip(found, PARTS, nearest, strict=True):
+        others = torch.nonzero(memory.parts != part)[:, 0]
+        distances = torch.cdist(frame.flatten(0, 1).double(), memory.prototypes[others].double())
+        assert torch.equal(indices.flatten(), others[distances.argmin(dim=1)])
+    # Some position is a prototype itself, and must look for another one.
+    freely = memory.nearest(found)
+    assert (memory.parts[freely] == PARTS[:, None, None]).any()
+    assert not torch.equal(nearest, freely)
+    assert (memory.recall(found, nearest).distance >= memory.recall(found, freely).distance - 1e-4).all()
+
+
+def test_a_part_that_the_memory_has_not_seen_may_look_at_all_prototypes() -> None:
+    memory, found = filled_by_parts()
+    assert torch.equal(memory.nearest_of_others(found, torch.tensor([0, 1, 2, 4])), memory.nearest(found))
+
+
+def test_prototypes_of_one_part_count_for_itself_where_there_are_no_others() -> None:
+    memory, found = filled_by_parts(torch.full((4,), 6))
+    assert torch.equal(memory.nearest_of_others(found, torch.full((4,), 6)), memory.nearest(found))
+
+
+def test_a_memory_that_was_not_told_of_parts_leaves_nothing_out() -> None:
+    memory, _ = filled_by_parts()
+    found = memory.project(memory.describe(features(4, seed=9)))
+    memory.fit(positions(memory.describe(features(4, seed=9))), 3)
+    assert set(memory.parts.tolist()) == {-1}
+    assert torch.equal(memory.nearest_of_others(found, torch.arange(4)), memory.nearest(found))
+
+
+def test_parts_change_neither_the_prototypes_nor_what_is_stored() -> None:
+    told, untold = filled_by_parts()[0].state_dict(), fitted().state_dict()
+    assert set(told) == set(untold) == {"mean", "projection", "prototypes", "half_norms"}
+    for key, value in told.items():
+        assert torch.equal(value, untold[key]), key
+
+
 def test_prototypes_are_remembered_at_no_distance() -> None:
     memory, x = PrototypeMemory(10_000, 384), features(4, seed=9)
     memory.fit(positions(memory.describe(x)), 0)
