@@ -17,6 +17,20 @@ def augment(frames: UInt8Array, config: AugmentConfig, rng: np.random.Generator)
     return np.stack([_augment_one(frame, config, rng) for frame in frames])
 
 
+def expose(frames: UInt8Array, spread: float, rng: np.random.Generator) -> UInt8Array:
+    """The same parts under another light, `uint8 [N, H, W, C]`; the inspect mask stays.
+
+    Args:
+        frames: `uint8 [N, H, W, C]`.
+        spread: Standard deviation of the logarithm of each frame's gain.
+        rng: Of the gains.
+    """
+    exposed = frames.copy()
+    for index, gain in enumerate(np.exp(rng.normal(0, spread, len(frames)))):
+        exposed[index, :, :, :-1] = np.clip(np.rint(frames[index, :, :, :-1] * gain), 0, 255)
+    return exposed
+
+
 def _augment_one(frame: UInt8Array, config: AugmentConfig, rng: np.random.Generator) -> UInt8Array:
     # Every number is drawn whether it is used or not, so that one key does not change what another one does.
     flip_x, flip_y = rng.random(2) < 0.5

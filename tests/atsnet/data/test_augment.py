@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from atsnet.config import AugmentConfig
-from atsnet.data.augment import augment
+from atsnet.data.augment import augment, expose
 from atsnet.imaging import UInt8Array
 
 
@@ -89,3 +89,42 @@ def test_one_key_does_not_change_what_another_one_draws() -> None:
     flipped = augment(before, AugmentConfig(horizontal_flip=True), rng(5))
     both = augment(before, AugmentConfig(horizontal_flip=True, brightness=0.2), rng(5))
     assert np.array_equal(both[..., -1], flipped[..., -1])
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_another_exposure_is_one_gain_a_frame_and_leaves_the_mask(channels: int) -> None:
+    before = frames(channels=channels)
+    untouched = before.copy()
+    after = expose(before, 0.2, rng())
+    assert np.array_equal(before, untouched)
+    assert after.shape == before.shape
+    assert after.dtype == np.uint8
+    assert np.array_equal(after[..., -1], before[..., -1])
+    images, exposed = (pixels[..., :-1].astype(float) for pixels in (before, after))
+    gains = (exposed * images).sum(axis=(1, 2, 3)) / (images**2).sum(axis=(1, 2, 3))
+    assert np.abs(exposed - gains[:, None, None, None] * images).max() < 0.6  # but for rounding
+    assert len(np.unique(gains.round(3))) == len(before)
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.3])
+def test_gains_spread_as_asked_for(spread: float) -> None:
+    before = np.full((4_000, 2, 2, 2), 80, np.uint8)
+    gains = np.log(expose(before, spread, rng())[:, 0, 0, 0] / 80)
+    assert gains.std() == pytest.approx(spread, rel=0.05)
+    assert gains.mean() == pytest.approx(0, abs=0.05 * spread + 0.01)
+    assert np.array_equal(expose(before, 0, rng()), before)
+
+
+def test_what_is_too_bright_for_a_byte_is_white() -> None:
+    before = np.full((50, 4, 4, 2), 250, np.uint8)
+    levels = expose(before, 0.5, rng())[..., 0]
+    gains = np.exp(rng().normal(0, 0.5, 50))
+    assert 10 < (gains > 1.02).sum() < 40
+    assert (levels[gains > 1.02] == 255).all()
+    assert (levels[gains < 0.98] < 250).all()
+
+
+def test_exposures_follow_from_the_generator() -> None:
+    before = frames()
+    assert np.array_equal(expose(before, 0.1, rng(3)), expose(before, 0.1, rng(3)))
+    assert not np.array_equal(expose(before, 0.1, rng(3)), expose(before, 0.1, rng(4)))
