@@ -83,7 +83,7 @@ class AugmentConfig(_Frozen):
 
 
 class TrainingConfig(_Frozen):
-    """The two stages; both end at a fixed step, never at the best one."""
+    """The stages; each ends at a fixed step, never at the best one."""
 
     seed: int = Field(default=0, ge=0)
     batch_size: int = Field(default=16, gt=0)
@@ -91,9 +91,15 @@ class TrainingConfig(_Frozen):
     stage1_learning_rate: float = Field(default=1e-3, gt=0)
     stage2_steps: int = Field(default=500, gt=0)
     stage2_learning_rate: float = Field(default=2e-3, gt=0)
+    stage3_steps: int = Field(default=2_000, gt=0)
+    """Of the evidence head, which is small: four of them take as long as one of the student's."""
+    stage3_learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     warmup_steps: int = Field(default=100, ge=0)
-    synthetic_images: int = Field(default=1_000, gt=0)
+    exposure_spread: float = Field(default=0.1, ge=0, lt=1)
+    """Every training image is joined by a copy with another exposure, its grey levels times a random gain of this
+    standard deviation (of the logarithm); 0 for no copies. Light varies on every line."""
+    synthetic_images: int = Field(default=2_000, gt=0)
     """Training images with a pasted anomaly, made once, from which the evidence head learns; their features take 0.9 MB
     of memory each at 256x256."""
     hard_fraction: float = Field(default=1.0, gt=0, le=1)
@@ -104,8 +110,8 @@ class TrainingConfig(_Frozen):
     """Compute the frozen trunk and the student in bfloat16 where that is faster; weights and losses stay float32."""
     checkpoint_every: int = Field(default=200, gt=0)
     cache_megabytes: int = Field(default=4_096, ge=0)
-    """Memory for the frozen trunk's features of all training images, 0.9 MB each at 256x256 in bfloat16; where they do
-    not fit, or augmentation changes the pixels, the trunk computes them anew in every step."""
+    """Memory for the frozen trunk's features of all training images and copies, 0.9 MB each at 256x256 in bfloat16;
+    where they do not fit, or augmentation changes the pixels, the trunk computes them anew in every step."""
 
 
 class CalibrationConfig(_Frozen):

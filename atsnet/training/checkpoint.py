@@ -7,7 +7,7 @@ kept: a resumed run ends with the same bits as one that was never interrupted.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,7 +36,7 @@ class _Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    stage: Literal[1, 2]
+    stage: int = Field(ge=1, le=3)
     step: int = Field(ge=0)
     losses: dict[str, float]
     seconds: float
@@ -53,7 +53,7 @@ def save_checkpoint(directory: Path, network: nn.Module, optimizer: torch.optim.
     path = directory / f"state-{position.stage}-{position.step}.safetensors"
     save_file(tensors, path)
     record = _Record(
-        stage=1 if position.stage == 1 else 2,
+        stage=position.stage,
         step=position.step,
         losses=position.losses,
         seconds=position.seconds,

@@ -26,7 +26,8 @@ class FeatureBatch:
     inspect: Tensor
     """The frames' inspect masks at the map's size, `[B, H/4, W/4]`."""
     nearest: Tensor | None
-    """Index of each position's nearest prototype, `int64 [B, H/8, W/8]`, where it is known already."""
+    """Index of the prototype, of another part, that is nearest to each position, `int64 [B, H/8, W/8]`; None before the
+    memory is filled, or without one."""
 
 
 class FrozenFeatures:
@@ -40,13 +41,23 @@ class FrozenFeatures:
         device: torch.device,
         report: Reporter = silent,
         *,
+        parts: NDArray[np.intp] | None = None,
         augmented: bool = True,
     ) -> None:
-        """Frames are `uint8 [N, H, W, C]`; with a cache the trunk sees each of them once, here.
+        """With a cache the trunk sees every frame once, here.
 
-        Frames that are not to be `augmented` are cached whatever the configuration says.
+        Args:
+            network: Whose trunk and memory it is.
+            config: Says how large the cache may be and how frames are augmented.
+            frames: `uint8 [N, H, W, C]`.
+            device: Where the network is.
+            report: Receives the progress.
+            parts: Which part each frame shows, `[N]`; each its own by default.
+            augmented: Frames that are not to be augmented are cached whatever the configuration says.
         """
         self.network, self.config, self.frames, self.device = network, config, frames, device
+        self._parts = torch.from_numpy(np.arange(len(frames)) if parts is None else parts)
+        self._looked_up = False
         self._half = config.training.bfloat16 and bfloat16_pays(device)
         self._cache: tuple[list[Tensor], Tensor] | None = None
         self._nearest: Tensor | None = None
@@ -66,25 +77,32 @@ class FrozenFeatures:
             chosen: Indices of frames.
             rng: Of the augmentation.
         """
-        if self._cache is None:
-            return FeatureBatch(*self._compute(augment(self.frames[chosen], self.config.augment, rng)), nearest=None)
-        scales, inspect = self._cache
         index = torch.from_numpy(chosen)
+        if self._cache is None:
+            raw, seen = self._compute(augment(self.frames[chosen], self.config.augment, rng))
+            return FeatureBatch(raw, seen, self._find(raw, index) if self._looked_up else None)
+        scales, inspect = self._cache
         nearest = None if self._nearest is None else self._nearest[index].to(self.device)
         return FeatureBatch([scale[index].to(self.device) for scale in scales], inspect[index].to(self.device), nearest)
 
     @torch.no_grad()
     def look_up(self, report: Reporter = silent) -> None:
-        """Find every position's nearest prototype, once the network's memory is filled; only where there is a cache."""
-        memory = self.network.memory
-        if memory is None or self._cache is None:
+        """Hand out the nearest prototypes too from now on, the memory being filled; with a cache, find them all now."""
+        self._looked_up = self.network.memory is not None
+        if not self._looked_up or self._cache is None:
             return
         size, found = self.config.training.batch_size, []
         for start in range(0, len(self.frames), size):
             raw = [scale[start : start + size].to(self.device) for scale in self._cache[0]]
-            found.append(memory.nearest(memory.project(memory.describe(raw))).cpu())
+            found.append(self._find(raw, torch.arange(start, start + len(raw[0]))).cpu())
             report("nearest prototypes", min(start + size, len(self.frames)), len(self.frames))
         self._nearest = torch.cat(found)
+
+    @torch.no_grad()
+    def _find(self, raw: list[Tensor], index: Tensor) -> Tensor:
+        memory = self.network.memory
+        assert memory is not None
+        return memory.nearest_of_others(memory.project(memory.describe(raw)), self._parts[index].to(self.device))
 
     @torch.no_grad()
     def _compute(self, frames: UInt8Array) -> tuple[list[Tensor], Tensor]:

@@ -1,7 +1,7 @@
-"""Two-stage training on normal frames: first the teacher's coupling, then the student against the frozen teacher.
+"""Training on normal frames: first the teacher's coupling, then the student against the frozen teacher.
 
-The memory of prototypes is filled between the two; it learns nothing by gradient. The evidence head learns beside the
-student, from anomalies pasted on the same frames.
+The memory of prototypes is filled between the two; it learns nothing by gradient. Where there is an evidence head, it
+learns in a third stage, from anomalies pasted on the same frames.
 """
 
 import math
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from atsnet.config import Config
+from atsnet.data.augment import expose
 from atsnet.imaging import UInt8Array
 from atsnet.network.atsnet import MAP_STRIDE, AtsNet
 from atsnet.network.memory import MEMORY_STRIDE
@@ -23,10 +24,11 @@ from atsnet.training.checkpoint import Position, load_checkpoint, restore_optimi
 from atsnet.training.fitting import fit_anomaly_map
 from atsnet.training.frozen_features import FeatureBatch, FrozenFeatures
 from atsnet.training.losses import student_terms, teacher_terms, total_loss
-from atsnet.training.pasted import PastedAnomalies
+from atsnet.training.pasted import PastedAnomalies, normal_count
 from atsnet.training.precision import bfloat16_pays
 
 _LOSS_MEMORY = 0.95
+_STAGES = {1: "stage 1 (teacher)", 2: "stage 2 (student)", 3: "stage 3 (evidence head)"}
 _REMEMBERED_POSITIONS = 131_072
 """Positions among which the memory's prototypes are chosen, as many of each frame."""
 
@@ -59,6 +61,11 @@ class Trainer:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.config, self.directory, self.device, self.report = config, directory, device, report
         self.train_frames, self.holdout_frames = train_frames, holdout_frames
+        self._parts = np.arange(len(train_frames))
+        spread = config.training.exposure_spread
+        if spread:
+            exposed = expose(train_frames, spread, np.random.default_rng((config.training.seed, 5)))
+            self.train_frames, self._parts = np.concatenate([train_frames, exposed]), np.tile(self._parts, 2)
         self._half = config.training.bfloat16 and bfloat16_pays(device)
         self._features: FrozenFeatures | None = None
         self._pasted: PastedAnomalies | None = None
@@ -66,7 +73,7 @@ class Trainer:
         self.seconds = 0.0
 
     def run(self, *, resume: bool = False) -> None:
-        """Train both stages and fit the anomaly map; leaves the network in eval mode, and the last checkpoint.
+        """Train all stages and fit the anomaly map; leaves the network in eval mode, and the last checkpoint.
 
         Raises:
             NonFiniteLossError: A loss term became NaN or infinite.
@@ -87,29 +94,31 @@ class Trainer:
         if resume:
             start, states = load_checkpoint(self.directory, self.network)
         self.losses, self.seconds = dict(start.losses), start.seconds
-        self._features = FrozenFeatures(self.network, self.config, self.train_frames, self.device, self.report)
-        for stage in (1, 2):
+        self._features = FrozenFeatures(
+            self.network, self.config, self.train_frames, self.device, self.report, parts=self._parts
+        )
+        for stage in (1, 2, 3) if self.network.evidence_head else (1, 2):
+            if stage == 2:
+                # Again where training is resumed: the same prototypes, and from which parts they are.
+                self._fill_memory(self._features)
+                self._features.look_up(self.report)
+            if stage == 3:
+                self._pasted = PastedAnomalies(
+                    self.network, self.config, self.train_frames, self.device, self.report, parts=self._parts
+                )
             if stage >= start.stage:
                 first = start.step if stage == start.stage else 0
                 self._run_stage(stage, first, states if stage == start.stage else {})
-            if stage == 1 and start.stage == 1:
-                self._fill_memory(self._features)
-            if stage == 1:
-                self._features.look_up(self.report)
-                if self.network.evidence_head:
-                    self._pasted = PastedAnomalies(
-                        self.network, self.config, self.train_frames, self.device, self.report
-                    )
         self.network.eval()
         fit_anomaly_map(self.network, self.holdout_frames, self.config.training.batch_size, self.report)
 
     def _run_stage(self, stage: int, first: int, states: dict[int, dict[str, Tensor]]) -> None:
         training = self.config.training
-        steps, rate = (
-            (training.stage1_steps, training.stage1_learning_rate)
-            if stage == 1
-            else (training.stage2_steps, training.stage2_learning_rate)
-        )
+        steps, rate = {
+            1: (training.stage1_steps, training.stage1_learning_rate),
+            2: (training.stage2_steps, training.stage2_learning_rate),
+            3: (training.stage3_steps, training.stage3_learning_rate),
+        }[stage]
         learner = self._learner(stage)
         self.network.requires_grad_(False)
         learner.requires_grad_(True)
@@ -122,8 +131,6 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate * _schedule(step, steps, training.warmup_steps)
             terms = self._terms(stage, step, batch)
-            if stage == 2 and self._pasted is not None:
-                terms["evidence"] = self._pasted.loss(step, batch, half=self._half)
             if terms:  # without a coupling there is nothing to learn in stage 1 but the moving averages
                 loss = total_loss(terms, stage, step)
                 optimizer.zero_grad(set_to_none=True)
@@ -132,26 +139,32 @@ class Trainer:
                 optimizer.step()
             self._remember(stage, terms)
             self.seconds = time.monotonic() - began
-            name = "stage 1 (teacher)" if stage == 1 else "stage 2 (student)"
             position = Position(stage, step + 1, dict(self.losses), self.seconds)
             try:
-                self.report(name, step + 1, steps, {"loss": sum(self.losses[f"stage{stage} {term}"] for term in terms)})
+                self.report(
+                    _STAGES[stage],
+                    step + 1,
+                    steps,
+                    {"loss": sum(self.losses[f"stage{stage} {term}"] for term in terms)},
+                )
             except KeyboardInterrupt:  # whoever watches wants to stop; between two steps the state is whole
                 save_checkpoint(self.directory, self.network, optimizer, position)
                 raise
             if (step + 1) % training.checkpoint_every == 0 or step + 1 == steps:
                 save_checkpoint(self.directory, self.network, optimizer, position)
 
-    def _learner(self, stage: int) -> nn.ModuleList:
+    def _learner(self, stage: int) -> nn.Module:
         """What a stage trains."""
-        if stage == 1:
-            return self.network.couplings
-        head = self.network.evidence_head
-        return nn.ModuleList([self.network.student, *([head] if head else [])])
+        learners = {1: self.network.couplings, 2: self.network.student, 3: self.network.evidence_head}
+        learner = learners[stage]
+        assert learner is not None
+        return learner
 
     def _batches(self, stage: int, first: int) -> Iterator[FeatureBatch]:
         """Endless batches from step `first` on: whole random orders of all frames, one after the other."""
         count, size, seed = len(self.train_frames), self.config.training.batch_size, self.config.training.seed
+        if stage == 3:
+            size = normal_count(size)
         step = first
         assert self._features is not None
         while True:
@@ -169,6 +182,9 @@ class Trainer:
         if stage == 1:
             network.update_norms(batch.raw)
             return teacher_terms(network, network.standardise(batch.raw)) if self.config.network.coupling else {}
+        if stage == 3:
+            assert self._pasted is not None
+            return {"evidence": self._pasted.loss(step, batch, half=self._half)}
         with torch.no_grad():
             features = network.standardise(batch.raw)
             teacher = network.latents(features)
@@ -184,16 +200,19 @@ class Trainer:
             return
         seed, count, size = self.config.training.seed, len(self.train_frames), self.config.training.batch_size
         rng, kept = np.random.default_rng((seed, 3)), max(1, _REMEMBERED_POSITIONS // count)
-        positions = []
+        positions, parts = [], []
         for start in range(0, count, size):
-            batch = source.batch(np.arange(start, min(start + size, count)), rng)
+            index = np.arange(start, min(start + size, count))
+            batch = source.batch(index, rng)
             stride = MEMORY_STRIDE // MAP_STRIDE
-            for described, mask in zip(memory.describe(batch.raw), batch.inspect[:, ::stride, ::stride], strict=True):
+            masks = batch.inspect[:, ::stride, ::stride]
+            for part, described, mask in zip(self._parts[index], memory.describe(batch.raw), masks, strict=True):
                 inspected = described[:, mask > 0].T
                 chosen = rng.permutation(len(inspected))[:kept]
                 positions.append(inspected[torch.from_numpy(np.sort(chosen)).to(self.device)])
+                parts.append(torch.full((len(chosen),), int(part), device=self.device))
             self.report("gathering prototypes", min(start + size, count), count)
-        memory.fit(torch.cat(positions), seed, self.report)
+        memory.fit(torch.cat(positions), seed, self.report, parts=torch.cat(parts))
 
     def _fast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)

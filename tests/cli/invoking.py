@@ -26,6 +26,7 @@ synthetic_images = 8
 batch_size = 4
 stage1_steps = 6
 stage2_steps = 12
+stage3_steps = 7
 warmup_steps = 2
 checkpoint_every = 5
 holdout_fraction = 0.4

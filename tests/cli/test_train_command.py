@@ -38,6 +38,8 @@ def train(data: Path, out: Path, backbone: Path, config: Path, *options: object)
         ("stage 1", 3, KeyboardInterrupt(), 130, 3),
         ("stage 2", 7, KeyboardInterrupt(), 130, 7),
         ("stage 2", 8, RuntimeError("the power went"), 1, 5),
+        ("stage 3", 6, KeyboardInterrupt(), 130, 6),
+        ("stage 3", 6, RuntimeError("the power went"), 1, 5),
     ],
 )
 def test_resumed_run_ends_with_the_same_bits(

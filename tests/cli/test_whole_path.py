@@ -23,6 +23,7 @@ def test_train_leaves_a_finished_run_and_a_table(shop: Path, grains: Path, backb
     assert "random (CC0-1.0)" in result.stdout
     assert "stage 2" not in result.stdout
     assert "stage 2 (student): 2/2" in result.stderr
+    assert "stage 3 (evidence head): 7/7" in result.stderr
     resolved = Config.model_validate_json((shop / "other" / "config.json").read_bytes())
     assert (resolved.training.seed, resolved.training.stage2_steps, resolved.training.stage1_steps) == (5, 2, 6)
     assert resolved.network.student_width == 16

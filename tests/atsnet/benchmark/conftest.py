@@ -26,6 +26,7 @@ evidence_width = 4
 batch_size = 4
 stage1_steps = 2
 stage2_steps = 3
+stage3_steps = 3
 warmup_steps = 1
 synthetic_images = 4
 holdout_fraction = 0.4

@@ -25,9 +25,12 @@ def small_config(
         "stage2_steps": 4,
         "stage1_learning_rate": 2e-3,
         "stage2_learning_rate": 2e-3,
+        "stage3_steps": 4,
+        "stage3_learning_rate": 2e-3,
         "warmup_steps": 1,
         "checkpoint_every": 1000,
         "bfloat16": False,
+        "exposure_spread": 0.1,
         "synthetic_images": 8,
     }
     return Config.model_validate(

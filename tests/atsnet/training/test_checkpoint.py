@@ -131,7 +131,7 @@ def test_a_damaged_record_is_detected(tmp_path: Path, content: str) -> None:
 def test_a_record_with_an_impossible_position_is_detected(tmp_path: Path) -> None:
     saved(tmp_path)
     path = tmp_path / STATE_RECORD_NAME
-    path.write_text(json.dumps({**json.loads(path.read_text()), "stage": 3}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "stage": 4}))
     with pytest.raises(RunError, match="stage"):
         load_checkpoint(tmp_path, make()[0])
 

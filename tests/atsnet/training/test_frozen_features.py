@@ -39,10 +39,12 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def fill(network: AtsNet, frames: UInt8Array) -> None:
+def fill(network: AtsNet, frames: UInt8Array, parts: Tensor | None = None) -> None:
     assert network.memory is not None
     raw = network.backbone(network.unpack(torch.from_numpy(frames))[0])
-    network.memory.fit(network.memory.describe(raw).permute(0, 2, 3, 1).flatten(0, 2), 0)
+    described = network.memory.describe(raw).permute(0, 2, 3, 1)
+    of_positions = None if parts is None else parts.repeat_interleave(described[0, ..., 0].numel())
+    network.memory.fit(described.flatten(0, 2), 0, parts=of_positions)
 
 
 def test_features_are_the_same_with_and_without_a_cache() -> None:
@@ -123,16 +125,38 @@ def test_nearest_prototypes_are_looked_up_once_there_is_a_memory() -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"augmented": True},
-        {"augmented": False, "cache_megabytes": 0},
-        {"augmented": False, "network": {"memory_size": 0, "student_sees": "features"}},
-    ],
+WITH_AND_WITHOUT_CACHE = pytest.mark.parametrize(
+    "options", [{"augmented": False}, {"augmented": False, "cache_megabytes": 0}, {"augmented": True}], ids=str
 )
-def test_nothing_is_looked_up_without_cache_or_memory(options: dict[str, Any]) -> None:
-    config = small_config(**options)
+
+
+@WITH_AND_WITHOUT_CACHE
+@pytest.mark.parametrize("given", [True, False])
+def test_prototypes_of_a_frames_own_part_are_never_handed_out(options: dict[str, Any], given: bool) -> None:
+    """Each frame shows its own part unless it is said which one it shows."""
+    config, frames = small_config(**options), make_frames(6)
+    network = make_network(config)
+    memory = network.memory
+    assert memory is not None
+    parts = np.array([3, 1, 4, 1, 1, 9]) if given else np.arange(6)
+    features, _ = make(config, frames, network, parts=parts if given else None)
+    fill(network, frames, torch.from_numpy(parts))
+    assert features.batch(CHOSEN, rng()).nearest is None
+    features.look_up()
+    batch = features.batch(CHOSEN, rng())
+    assert batch.nearest is not None
+    own = torch.from_numpy(parts[CHOSEN])[:, None, None]
+    assert (memory.parts[batch.nearest] != own).all()
+    vectors = memory.project(memory.describe(batch.raw))
+    assert (memory.parts[memory.nearest(vectors)] == own).any()  # they would be the nearest
+    distances = torch.cdist(vectors.flatten(1, 2).double(), memory.prototypes.double())
+    distances = distances.masked_fill(memory.parts == own, torch.inf)
+    assert torch.equal(batch.nearest.flatten(1), distances.argmin(dim=2))
+
+
+@WITH_AND_WITHOUT_CACHE
+def test_nothing_is_looked_up_without_a_memory(options: dict[str, Any]) -> None:
+    config = small_config(**options, network={"memory_size": 0, "student_sees": "features"})
     features, _ = make(config, make_frames(5))
     features.look_up()
     assert features.batch(CHOSEN, rng()).nearest is None

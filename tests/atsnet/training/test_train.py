@@ -13,7 +13,7 @@ from atsnet.training.history import load_history, loss_curves
 from atsnet.training.run_directory import CONFIG_NAME, MODEL_NAME, BackboneSource, RunError, TrainedRun, load_run
 from atsnet.training.train import train_run
 
-CONFIG = small_config(stage1_steps=3, stage2_steps=3, holdout_fraction=0.25)
+CONFIG = small_config(stage1_steps=3, stage2_steps=3, stage3_steps=3, holdout_fraction=0.25)
 FILES = [
     "config.json",
     "history.jsonl",
@@ -56,9 +56,9 @@ def stop_at(task: str, done: int) -> Callable[..., None]:
     return report
 
 
-def unfinished(dataset: Dataset, out: Path, config: Config = CONFIG) -> None:
+def unfinished(dataset: Dataset, out: Path, stage: str = "stage 2") -> None:
     with pytest.raises(KeyboardInterrupt):
-        train(dataset, out, config=config, report=stop_at("stage 2", 2))
+        train(dataset, out, report=stop_at(stage, 2))
 
 
 def test_a_finished_run_holds_network_configuration_record_and_report_only(tmp_path: Path, images: Dataset) -> None:
@@ -76,10 +76,11 @@ def test_a_finished_run_holds_network_configuration_record_and_report_only(tmp_p
     assert torch.equal(run.network.backbone.conv1.weight, make_trunk().conv1.weight)
 
 
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path, images: Dataset) -> None:
+@pytest.mark.parametrize("stage", ["stage 2", "stage 3"])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path, images: Dataset, stage: str) -> None:
     whole, out = tmp_path / "whole", tmp_path / "run"
     train(images, whole)
-    unfinished(images, out)
+    unfinished(images, out, stage)
     assert not (out / MODEL_NAME).exists()
     train(images, out, resume=True)
     assert (out / MODEL_NAME).read_bytes() == (whole / MODEL_NAME).read_bytes()
@@ -100,21 +101,28 @@ def test_the_report_covers_the_phases_and_loss_terms_of_a_run_that_was_interrupt
         *("loading images", "synthetic anomalies: pasting, features", "filling the memory", "fitting the anomaly map"),
         *(f"| stage 1 (teacher) | {scale} |" for scale in ("1/4", "1/8", "1/16")),
         *(f"| stage 2 (student) | {scale} |" for scale in ("1/4", "1/8", "1/16")),
-        "| evidence |",
+        "| stage 3 (evidence head) | evidence |",
+        "| stage 3 (evidence head) | 3 steps of 4 images |",
     ):
         assert part in text
     curves = loss_curves(load_history(out))
-    assert [event.done for event in curves["stage 1 (teacher)"]] == [1, 2, 3]
-    assert [event.done for event in curves["stage 2 (student)"]] == [1, 2, 3]
-    record = load_run(out).record
-    last = {f"stage2 {name}": value for name, value in curves["stage 2 (student)"][-1].losses.items()}
-    assert last == pytest.approx({name: record.losses[name] for name in last}, rel=1e-5)
+    assert {task: [event.done for event in events] for task, events in curves.items()} == {
+        "stage 1 (teacher)": [1, 2, 3],
+        "stage 2 (student)": [1, 2, 3],
+        "stage 3 (evidence head)": [1, 2, 3],
+    }
+    last = {
+        f"stage{number} {name}": value
+        for number, events in enumerate(curves.values(), 1)
+        for name, value in events[-1].losses.items()
+    }
+    assert last == pytest.approx(load_run(out).record.losses, rel=1e-5)
 
 
 def test_a_crash_before_the_network_is_written_does_not_lose_the_training(
     tmp_path: Path, images: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small_config(stage1_steps=3, stage2_steps=3, checkpoint_every=3)
+    config = small_config(checkpoint_every=3)
 
     def crash(*_: object) -> None:
         raise OSError("no space left on device")
@@ -130,7 +138,7 @@ def test_a_crash_before_the_network_is_written_does_not_lose_the_training(
             steps.append((task, done))
 
     train(images, tmp_path / "run", config=config, resume=True, report=watch)
-    assert steps == []  # both stages were complete
+    assert steps == []  # all stages were complete
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path: Path, images: Dataset) -> None:

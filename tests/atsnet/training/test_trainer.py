@@ -15,9 +15,12 @@ from atsnet.config import Config
 from atsnet.imaging import UInt8Array
 from atsnet.network.atsnet import AtsNet
 from atsnet.progress import Reporter, silent
+from atsnet.training.frozen_features import FeatureBatch, FrozenFeatures
 from atsnet.training.losses import SCALE_NAMES, NonFiniteLossError
 from atsnet.training.run_directory import RunError
 from atsnet.training.trainer import Trainer, _schedule
+
+STAGES = ("stage 1 (teacher)", "stage 2 (student)", "stage 3 (evidence head)")
 
 
 class StoppedError(Exception):
@@ -25,9 +28,9 @@ class StoppedError(Exception):
 
 
 class Recorder:
-    """Keeps what is reported; stops training at a step of a stage."""
+    """Keeps what is reported; stops training at `<task>: <done>/<total>`."""
 
-    def __init__(self, stop: tuple[str, int] | None = None) -> None:
+    def __init__(self, stop: str = "") -> None:
         self.stop = stop
         self.losses: dict[str, list[float]] = {}
         self.done: dict[str, list[int]] = {}
@@ -37,7 +40,7 @@ class Recorder:
         self.done.setdefault(task, []).append(done)
         if values:
             self.losses.setdefault(task, []).append(values["loss"])
-        if self.stop and task.startswith(self.stop[0]) and done == self.stop[1]:
+        if f"{task}: {done}/{total}" == self.stop:
             raise StoppedError
 
 
@@ -76,34 +79,54 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others(tmp_path: Pat
     assert trained_bytes(tmp_path, small_config(seed=2)) != first
 
 
-@pytest.mark.parametrize(("bfloat16", "augmented"), [(False, True), (True, False)])
+@pytest.fixture(scope="module", params=[{"augmented": True}, {"augmented": False, "bfloat16": True}], ids=str)
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """After a run that was not interrupted, of 6 frames and their copies, and 8 with anomalies."""
+    trainer = make_trainer(tmp_path_factory.mktemp("whole"), small_config(checkpoint_every=2, **request.param))
+    trainer.run()
+    return trainer
+
+
 @pytest.mark.parametrize(
-    "stop",
-    [("stage 1", 3), ("stage 1", 4), ("choosing prototypes", 33), ("stage 2", 1), ("stage 2", 3), ("fitting", 2)],
+    ("stop", "left"),
+    [
+        ("stage 1 (teacher): 3/4", [[3, 4], [1, 2, 3, 4], [1, 2, 3, 4]]),
+        ("stage 1 (teacher): 4/4", [[3, 4], [1, 2, 3, 4], [1, 2, 3, 4]]),
+        ("choosing prototypes: 33/64", [[], [1, 2, 3, 4], [1, 2, 3, 4]]),
+        ("stage 2 (student): 1/4", [[], [1, 2, 3, 4], [1, 2, 3, 4]]),
+        ("stage 2 (student): 3/4", [[], [3, 4], [1, 2, 3, 4]]),
+        ("stage 2 (student): 4/4", [[], [3, 4], [1, 2, 3, 4]]),
+        ("features of the trunk: 4/8", [[], [], [1, 2, 3, 4]]),  # of the synthetic anomalies
+        ("nearest prototypes: 8/8", [[], [], [1, 2, 3, 4]]),
+        ("stage 3 (evidence head): 1/4", [[], [], [1, 2, 3, 4]]),
+        ("stage 3 (evidence head): 3/4", [[], [], [3, 4]]),
+        ("fitting quantiles: 2/2", [[], [], []]),
+    ],
 )
 def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(
-    tmp_path: Path, stop: tuple[str, int], bfloat16: bool, augmented: bool
+    whole: Trainer, tmp_path: Path, stop: str, left: list[list[int]]
 ) -> None:
-    config = small_config(checkpoint_every=2, bfloat16=bfloat16, augmented=augmented)
-    whole = make_trainer(tmp_path, config)
-    whole.run()
-    shutil.rmtree(tmp_path)
-    tmp_path.mkdir()
     with pytest.raises(StoppedError):
-        make_trainer(tmp_path, config, report=Recorder(stop)).run()
+        make_trainer(tmp_path, whole.config, report=Recorder(stop)).run()
     recorder = Recorder()
-    resumed = make_trainer(tmp_path, config, network=make_network(config, seed=5), report=recorder)
+    network = make_network(whole.config, seed=5)
+    resumed = make_trainer(tmp_path, whole.config, network=network, report=recorder)
     resumed.run(resume=True)
-    assert bytes_of(resumed.network) == bytes_of(whole.network)
+    assert bytes_of(network) == bytes_of(whole.network)
     assert resumed.losses == whole.losses
-    assert 1 not in recorder.done.get("stage 1 (teacher)", [])
+    assert [recorder.done.get(stage, []) for stage in STAGES] == left
+    assert network.memory is not None
+    assert whole.network.memory is not None
+    assert torch.equal(network.memory.parts, whole.network.memory.parts)
+    assert set(network.memory.parts.tolist()) <= set(range(6))
 
 
-def test_an_interrupt_between_two_steps_keeps_the_state_of_that_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_interrupt_between_two_steps_keeps_the_state_of_that_step(tmp_path: Path, stage: str) -> None:
     config = small_config()
 
     def interrupt(task: str, done: int, _: int, values: Mapping[str, float] | None = None) -> None:
-        if task.startswith("stage 2") and done == 3 and values:
+        if task == stage and done == 3 and values:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -111,7 +134,7 @@ def test_an_interrupt_between_two_steps_keeps_the_state_of_that_step(tmp_path: P
     recorder = Recorder()
     resumed = make_trainer(tmp_path, config, report=recorder)
     resumed.run(resume=True)
-    assert recorder.done["stage 2 (student)"] == [4]
+    assert recorder.done[stage] == [4]
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
     assert bytes_of(resumed.network) == trained_bytes(tmp_path, config)
@@ -120,12 +143,13 @@ def test_an_interrupt_between_two_steps_keeps_the_state_of_that_step(tmp_path: P
 @pytest.mark.parametrize(
     ("task", "left"),
     [
-        ("gathering prototypes", ["gathering prototypes", "choosing prototypes", "stage 2 (student)"]),
-        ("fitting quantiles", []),
+        ("gathering prototypes", STAGES[1:]),
+        ("features of the trunk", STAGES[2:]),
+        ("fitting quantiles", ()),
     ],
 )
-def test_an_interrupt_after_a_stage_loses_none_of_its_steps(tmp_path: Path, task: str, left: list[str]) -> None:
-    config = small_config()
+def test_an_interrupt_after_a_stage_loses_none_of_its_steps(tmp_path: Path, task: str, left: tuple[str, ...]) -> None:
+    config = small_config()  # augmented: no features are computed but those of the anomalies
 
     def interrupt(name: str, *_: object) -> None:
         if name == task:
@@ -136,9 +160,8 @@ def test_an_interrupt_after_a_stage_loses_none_of_its_steps(tmp_path: Path, task
     recorder = Recorder()
     resumed = make_trainer(tmp_path, config, report=recorder)
     resumed.run(resume=True)
-    prepared = {"features of the trunk", "nearest prototypes"}
-    done = [task for task in recorder.done if task not in prepared]
-    assert done == [*left, "fitting channel weights", "fitting quantiles"]
+    assert tuple(task for task in recorder.done if task in STAGES) == left
+    assert list(recorder.done)[-2:] == ["fitting channel weights", "fitting quantiles"]
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
     assert bytes_of(resumed.network) == trained_bytes(tmp_path, config)
@@ -149,16 +172,18 @@ def test_nothing_to_resume_from_is_an_error(tmp_path: Path) -> None:
         make_trainer(tmp_path, small_config()).run(resume=True)
 
 
-def test_both_stages_learn(tmp_path: Path) -> None:
+def test_every_stage_learns(tmp_path: Path) -> None:
     recorder = Recorder()
-    config = small_config(stage1_steps=30, stage2_steps=40, stage1_learning_rate=5e-3, stage2_learning_rate=5e-3)
-    trainer = make_trainer(tmp_path, config, report=recorder)
+    steps = {"stage1_steps": 30, "stage2_steps": 40, "stage3_steps": 80}
+    rates = {f"stage{stage}_learning_rate": 5e-3 for stage in (1, 2, 3)}
+    trainer = make_trainer(tmp_path, small_config(augmented=False, **steps, **rates), report=recorder)
     trainer.run()
-    teacher, student = (np.array(recorder.losses[name]) for name in ("stage 1 (teacher)", "stage 2 (student)"))
+    teacher, student, head = (np.array(recorder.losses[stage]) for stage in STAGES)
     assert teacher[-1] < teacher[0] - 0.1
     assert student[-1] < 0.8 * student[0]
+    assert head[-1] < 0.8 * head[0]
     terms = {f"stage{stage} {scale}" for stage in (1, 2) for scale in SCALE_NAMES}
-    assert set(trainer.losses) == terms | {"stage2 evidence"}
+    assert set(trainer.losses) == terms | {"stage3 evidence"}
 
 
 def test_each_stage_changes_its_own_part_only(tmp_path: Path) -> None:
@@ -178,12 +203,68 @@ def test_each_stage_changes_its_own_part_only(tmp_path: Path) -> None:
     def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
         return {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
 
-    start, after_teacher, after_student, end = states
+    start, after_teacher, after_student, after_head, end = states
     assert changed(start, after_teacher) == {"norms", "couplings"}
-    assert changed(after_teacher, after_student) == {"student", "memory", "evidence_head"}
-    assert changed(after_student, end) == {"anomaly_map"}
+    assert changed(after_teacher, after_student) == {"student", "memory"}
+    assert changed(after_student, after_head) == {"evidence_head"}
+    assert changed(after_head, end) == {"anomaly_map"}
     assert not network.training
     assert not network.student.training
+
+
+def test_a_network_without_evidence_head_has_no_third_stage(tmp_path: Path) -> None:
+    recorder = Recorder()
+    config = small_config(network={"evidence_width": 0})
+    trainer = make_trainer(tmp_path, config, report=recorder)
+    trainer.run()
+    assert tuple(task for task in recorder.done if task in STAGES) == STAGES[:2]
+    assert "features of the trunk" not in recorder.done  # nothing is pasted either
+    assert {name.split()[0] for name in trainer.losses} == {"stage1", "stage2"}
+
+
+def test_each_training_frame_is_joined_by_a_copy_in_another_light(tmp_path: Path) -> None:
+    frames = make_frames(5)
+    before = frames.copy()
+    trainer = make_trainer(tmp_path, small_config(exposure_spread=0.2), frames=frames)
+    originals, copies = trainer.train_frames[:5], trainer.train_frames[5:]
+    assert np.array_equal(originals, before)
+    assert np.array_equal(frames, before)
+    assert copies.shape == originals.shape
+    assert np.array_equal(copies[..., -1], originals[..., -1])
+    assert all(not np.array_equal(a, b) for a, b in zip(copies, originals, strict=True))
+    assert np.array_equal(trainer.holdout_frames, make_frames(2, seed=7))  # what is measured stays as it is
+    again, other = (
+        make_trainer(tmp_path, small_config(exposure_spread=0.2, seed=seed), frames=frames) for seed in (1, 2)
+    )
+    assert np.array_equal(again.train_frames, trainer.train_frames)
+    assert not np.array_equal(other.train_frames, trainer.train_frames)
+    assert np.array_equal(make_trainer(tmp_path, small_config(exposure_spread=0), frames=frames).train_frames, before)
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+def test_no_frame_is_compared_with_prototypes_of_its_own_part_or_its_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, augmented: bool
+) -> None:
+    trainer = make_trainer(tmp_path, small_config(augmented=augmented))
+    batch_of, shares, looked_up = FrozenFeatures.batch, [], 0
+
+    def batch(self: FrozenFeatures, chosen: NDArray[np.intp], rng: np.random.Generator) -> FeatureBatch:
+        nonlocal looked_up
+        found = batch_of(self, chosen, rng)
+        memory = trainer.network.memory
+        if self is trainer._features and found.nearest is not None:
+            assert memory is not None
+            parts = memory.parts[found.nearest]
+            assert (parts != torch.from_numpy(chosen % 6)[:, None, None]).all()
+            freely = memory.parts[memory.nearest(memory.project(memory.describe(found.raw)))]
+            shares.append(float((freely == torch.from_numpy(chosen % 6)[:, None, None]).float().mean()))
+            looked_up += 1
+        return found
+
+    monkeypatch.setattr(FrozenFeatures, "batch", batch)
+    trainer.run()
+    assert looked_up == 8  # all steps of the second and the third stage
+    assert np.mean(shares) > 0.1  # it would be, else
 
 
 class Asked:
@@ -229,19 +310,19 @@ def test_a_network_with_parts_switched_off_is_trained_too(
 
 def test_the_memory_knows_inspected_places_of_training_frames(tmp_path: Path) -> None:
     """A quarter of each frame is padding."""
-    frames = make_frames(4)
-    trainer = make_trainer(tmp_path, small_config(augmented=False), frames=frames)
+    trainer = make_trainer(tmp_path, small_config(augmented=False), frames=make_frames(4))
     trainer.run()
     memory = trainer.network.memory
     assert memory is not None
-    images, inspect = trainer.network.unpack(torch.from_numpy(frames))
+    images, inspect = trainer.network.unpack(torch.from_numpy(trainer.train_frames))
     described = memory.describe(trainer.network.backbone(images))
     inspected = described.permute(0, 2, 3, 1)[inspect[:, ::2, ::2] > 0]
-    assert len(inspected) == 4 * 6 * 8
+    assert len(inspected) == 8 * 6 * 8  # of the frames and their copies
     assert torch.allclose(memory.mean, inspected.mean(dim=0), atol=1e-5)
     vectors = memory.project(inspected.T[None, :, :, None]).flatten(0, 2)
-    nearest = torch.cdist(memory.prototypes.double(), vectors.double()).amin(dim=1)
-    assert nearest.max() < 1e-3
+    nearest = torch.cdist(memory.prototypes.double(), vectors.double()).min(dim=1)
+    assert nearest.values.max() < 1e-3
+    assert torch.equal(memory.parts, nearest.indices // (6 * 8) % 4)
     assert torch.equal(memory.half_norms, memory.prototypes.square().sum(dim=1) / 2)
 
 
@@ -257,15 +338,18 @@ def test_frames_without_a_cache_give_the_memory_of_frames_with_one(tmp_path: Pat
     assert torch.cdist(first.prototypes, second.prototypes).amin(dim=1).max() < 0.01
 
 
-def test_batches_hold_every_frame_once_an_epoch(tmp_path: Path) -> None:
-    batches = asked_batches(make_trainer(tmp_path, small_config(batch_size=4)), 1, 0)
-    drawn = np.concatenate([next(batches)[0] for _ in range(6)]).reshape(4, 6)  # 6 batches are 4 epochs
-    assert all(sorted(epoch) == list(range(6)) for epoch in drawn.tolist())
+@pytest.mark.parametrize(("stage", "size"), [(1, 8), (2, 8), (3, 2)])
+def test_batches_hold_every_frame_and_copy_once_an_epoch(tmp_path: Path, stage: int, size: int) -> None:
+    """In the third stage three quarters of a batch are frames with an anomaly, which come from elsewhere."""
+    batches = asked_batches(make_trainer(tmp_path, small_config(batch_size=8)), stage, 0)
+    drawn = np.concatenate([next(batches)[0] for _ in range(48 // size)]).reshape(4, 12)
+    assert all(sorted(epoch) == list(range(12)) for epoch in drawn.tolist())
     assert len({tuple(epoch) for epoch in drawn.tolist()}) > 1
 
 
 def test_batches_larger_than_the_data_set_repeat_frames(tmp_path: Path) -> None:
-    chosen, _ = next(asked_batches(make_trainer(tmp_path, small_config(batch_size=8), frames=make_frames(3)), 1, 0))
+    trainer = make_trainer(tmp_path, small_config(batch_size=8, exposure_spread=0), frames=make_frames(3))
+    chosen, _ = next(asked_batches(trainer, 1, 0))
     assert len(chosen) == 8
     assert [chosen.count(index) for index in range(3)].count(3) == 2
 
@@ -279,14 +363,14 @@ def test_batches_of_a_later_step_do_not_need_the_earlier_ones(tmp_path: Path) ->
     assert next(asked_batches(trainer, 1, 5)) != next(asked_batches(trainer, 2, 5))
 
 
-@pytest.mark.parametrize(("part", "stage"), [("backbone", 1), ("couplings", 1), ("student", 2)])
+@pytest.mark.parametrize(("part", "stage"), [("backbone", 1), ("couplings", 1), ("student", 2), ("evidence_head", 3)])
 def test_weights_that_are_not_finite_stop_training_with_stage_step_and_term(
     tmp_path: Path, part: str, stage: int
 ) -> None:
     config = small_config()
     network = make_network(config)
     next(network.get_submodule(part).parameters()).data.fill_(float("nan"))
-    with pytest.raises(NonFiniteLossError, match=f"stage {stage}, step 0: the loss of 1/.* is nan"):
+    with pytest.raises(NonFiniteLossError, match=f"stage {stage}, step 0: the loss of .* is nan"):
         make_trainer(tmp_path, config, network=network).run()
 
 
@@ -308,7 +392,7 @@ def test_determinism_is_asked_for_in_training_only(tmp_path: Path) -> None:
     def watch(*_: object, **__: object) -> None:
         seen.append(torch.are_deterministic_algorithms_enabled())
 
-    make_trainer(tmp_path, small_config(stage1_steps=1, stage2_steps=1), report=watch).run()
+    make_trainer(tmp_path, small_config(stage1_steps=1, stage2_steps=1, stage3_steps=1), report=watch).run()
     assert all(seen)
     assert not torch.are_deterministic_algorithms_enabled()
 
