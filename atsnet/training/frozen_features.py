@@ -112,10 +112,21 @@ class FrozenFeatures:
 
     def _compute_all(self, report: Reporter) -> tuple[list[Tensor], Tensor]:
         """All features, in the processor's memory: a GPU's is for the network."""
-        size, scales, masks = self.config.training.batch_size, [], []
-        for start in range(0, len(self.frames), size):
+        size, count = self.config.training.batch_size, len(self.frames)
+        kept: list[Tensor] = []
+        for start in range(0, count, size):
             features, inspect = self._compute(self.frames[start : start + size])
-            scales.append([feature.cpu() for feature in features])
-            masks.append(inspect.cpu())
-            report("features of the trunk", min(start + size, len(self.frames)), len(self.frames))
-        return [torch.cat(parts) for parts in zip(*scales, strict=True)], torch.cat(masks)
+            computed = [*features, inspect]
+            # Room for all at once: joined at the end, they would take twice as much.
+            kept = kept or [_room(count, x) for x in computed]
+            for room, x in zip(kept, computed, strict=True):
+                room[start : start + size] = x.cpu()
+            report("features of the trunk", min(start + size, count), count)
+        return kept[:-1], kept[-1]
+
+
+def _room(count: int, like: Tensor) -> Tensor:
+    """Room for so many of what `like` holds a batch of, in the same order of its axes."""
+    last = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last)
+    form = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(count, *like.shape[1:], dtype=like.dtype, memory_format=form)
