@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from small_training import BACKBONE, make_network, small_config
@@ -15,7 +16,11 @@ from atsnet.training.run_directory import DataSource, RunRecord, TrainedRun
 from atsnet.training.training_report import HTML_NAME, MARKDOWN_NAME, write_training_report
 
 CPU = torch.device("cpu")
-STAGES = {"stage 1 (teacher)": ("stage1 1/4",), "stage 2 (student)": ("stage2 1/4", "stage2 evidence")}
+STAGES = {
+    "stage 1 (teacher)": ("stage1 1/4",),
+    "stage 2 (student)": ("stage2 1/4", "stage2 1/8"),
+    "stage 3 (evidence head)": ("stage3 evidence",),
+}
 IN_FULL = Placement(Roi(x=0, y=0, width=64, height=64), 0, 0, 64, 64)
 
 Write = Callable[..., str]
@@ -60,17 +65,21 @@ def record(
 
 
 def test_what_was_trained_is_in_the_report(tmp_path: Path, write: Write) -> None:
-    record(tmp_path, ("stage 1 (teacher)", 1, 3), ("stage 2 (student)", 1, 4))
+    record(tmp_path, ("stage 1 (teacher)", 1, 3), ("stage 2 (student)", 1, 4), ("stage 3 (evidence head)", 1, 5))
     text = write()
     for line in (
         f"# Training of {tmp_path.name}",
         "| images | grains (a plain folder): 100 good images |",
         "| trunk | random, none |",
         "| frames | 256x256 rgb, of images of 64x64 |",
-        f"| stage 2 (student) | 4 steps of {Config().training.batch_size} images |",
+        *(
+            f"| {stage} | {steps} steps of {Config().training.batch_size} images |"
+            for stage, steps in zip(STAGES, (3, 4, 5), strict=True)
+        ),
         "| versions | atsnet 0.1, PyTorch 2 |",
         "| stage 1 (teacher) | 1/4 | 1 (step 1) | 0.5 (step 2) | 0.3333 (step 3) |",
-        "| stage 2 (student) | evidence | 1 (step 1) | 0.5 (step 2) | 0.25 (step 4) |",
+        "| stage 2 (student) | 1/8 | 1 (step 1) | 0.5 (step 2) | 0.25 (step 4) |",
+        "| stage 3 (evidence head) | evidence | 1 (step 1) | 0.3333 (step 3) | 0.2 (step 5) |",
     ):
         assert line in text
     assert "resumed" not in text
@@ -127,9 +136,10 @@ def test_times_are_by_phase_and_tell_the_anomalies_features_from_the_images(
         ("gathering prototypes", 1, 2),
         ("choosing prototypes", 1, 2),
         ("nearest prototypes", 1, 10),
+        ("stage 2 (student)", 1, 4),
         ("features of the trunk", 1, 10),
         ("nearest prototypes", 1, 10),
-        ("stage 2 (student)", 1, 4),
+        ("stage 3 (evidence head)", 1, 5),
         ("fitting channel weights", 1, 1),
         ("fitting quantiles", 1, 1),
         ("polishing", 1, 2),  # nobody knows it yet
@@ -143,11 +153,12 @@ def test_times_are_by_phase_and_tell_the_anomalies_features_from_the_images(
         ("stage 1 (teacher)", "3.0 s"),
         ("filling the memory", "4.0 s"),
         ("training images: nearest prototypes", "2.0 s"),
-        ("synthetic anomalies: pasting, features of the trunk, nearest prototypes", "4.0 s"),
         ("stage 2 (student)", "4.0 s"),
+        ("synthetic anomalies: pasting, features of the trunk, nearest prototypes", "4.0 s"),
+        ("stage 3 (evidence head)", "5.0 s"),
         ("fitting the anomaly map", "2.0 s"),
         ("polishing", "2.0 s"),
-        ("in all", "25.0 s"),
+        ("in all", "30.0 s"),
     ]
     # Without a cache, the anomalies' features are the only ones.
     record(tmp_path, ("loading images", 1, 2), ("stage 1 (teacher)", 1, 3), ("features of the trunk", 1, 10))
@@ -165,6 +176,24 @@ def test_a_resumed_run_says_so_and_covers_both_sessions(tmp_path: Path, write: W
     assert "| stage 2 (student) | 1/4 | 1 (step 1) | 0.3333 (step 3) | 0.1667 (step 6) |" in text
     assert "| stage 1 (teacher) | 1/4 | 1 (step 1) |" in text
     assert "other bits" not in text
+
+
+def test_a_run_that_was_resumed_in_its_last_stage_prepares_the_anomalies_anew(tmp_path: Path, write: Write) -> None:
+    """The features of images and anomalies are computed again, and told from each other, in every session."""
+    prepared = [("loading images", 1, 2), ("features of the trunk", 1, 10), ("gathering prototypes", 1, 2)]
+    looked_up, anomalies = ("nearest prototypes", 1, 10), ("features of the trunk", 1, 10)
+    first = (("stage 1 (teacher)", 1, 3), looked_up, ("stage 2 (student)", 1, 4), anomalies, looked_up)
+    record(tmp_path, *prepared, *first, ("stage 3 (evidence head)", 1, 3))
+    record(tmp_path, *prepared, looked_up, anomalies, looked_up, ("stage 3 (evidence head)", 4, 6), resumed=True)
+    text = write()
+    assert "went on with step 4 of stage 3 (evidence head)." in text
+    assert "| stage 3 (evidence head) | evidence | 1 (step 1) | 0.3333 (step 3) | 0.1667 (step 6) |" in text
+    for phase in (
+        "training images: features of the trunk",
+        "training images: nearest prototypes",
+        "synthetic anomalies: pasting, features of the trunk, nearest prototypes",
+    ):
+        assert text.count(f"| {phase} |") == 1
 
 
 def test_a_stage_that_a_resumed_run_began_was_not_interrupted(
@@ -201,13 +230,10 @@ def test_what_is_not_known_is_said_to_be_so(tmp_path: Path, write: Write, resume
 
 
 def test_the_chart_has_a_curve_for_each_term(tmp_path: Path, write: Write) -> None:
-    record(tmp_path, ("stage 1 (teacher)", 1, 30), ("stage 2 (student)", 1, 30))
+    record(tmp_path, *((stage, 1, 30) for stage in STAGES))
     write()
     picture = cv2.imread(str(tmp_path / "losses.png"))
     assert picture is not None
     blue = (picture[..., 0].astype(int) - picture[..., 2]) > 100
-    height, width = blue.shape
-    quarters = [
-        blue[top : top + height // 2, left : left + width // 2] for top in (0, height // 2) for left in (0, width // 2)
-    ]
-    assert [bool(quarter.sum() > 200) for quarter in quarters] == [True, False, True, True]
+    drawn = [[bool(part.sum() > 200) for part in np.array_split(row, 2, axis=1)] for row in np.array_split(blue, 3)]
+    assert drawn == [[True, False], [True, True], [True, False]]
