@@ -1,1 +1,1 @@
-"""Two-stage training on defect-free images, and what it leaves on disk."""
+"""Training on defect-free images, in stages, and what it leaves on disk."""

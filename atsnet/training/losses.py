@@ -1,4 +1,4 @@
-"""The objectives of the two stages, a term a scale."""
+"""The objectives of teacher and student, a term a scale."""
 
 from collections.abc import Mapping, Sequence
 
