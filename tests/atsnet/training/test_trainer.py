@@ -246,25 +246,41 @@ def test_no_frame_is_compared_with_prototypes_of_its_own_part_or_its_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, augmented: bool
 ) -> None:
     trainer = make_trainer(tmp_path, small_config(augmented=augmented))
-    batch_of, shares, looked_up = FrozenFeatures.batch, [], 0
+    memory = trainer.network.memory
+    assert memory is not None
+    batch_of = FrozenFeatures.batch
+    handed_out: list[FeatureBatch] = []
+    shares: list[float] = []
+    recalled: list[int] = []
 
     def batch(self: FrozenFeatures, chosen: NDArray[np.intp], rng: np.random.Generator) -> FeatureBatch:
-        nonlocal looked_up
         found = batch_of(self, chosen, rng)
-        memory = trainer.network.memory
-        if self is trainer._features and found.nearest is not None:
-            assert memory is not None
-            parts = memory.parts[found.nearest]
-            assert (parts != torch.from_numpy(chosen % 6)[:, None, None]).all()
-            freely = memory.parts[memory.nearest(memory.project(memory.describe(found.raw)))]
-            shares.append(float((freely == torch.from_numpy(chosen % 6)[:, None, None]).float().mean()))
-            looked_up += 1
+        if found.nearest is not None:
+            handed_out.append(found)
+            if self is trainer._features:
+                own = torch.from_numpy(chosen % 6)[:, None, None]
+                assert (memory.parts[found.nearest] != own).all()
+                freely = memory.nearest(memory.project(memory.describe(found.raw)))
+                shares.append(float((memory.parts[freely] == own).float().mean()))
         return found
 
+    def recall(_: object, given: tuple[list[Tensor], Tensor | None]) -> None:
+        """What the learners see are the neighbours that were handed out, each with its own frame."""
+        if trainer.network.training:
+            raw, nearest = given
+            assert nearest is not None
+            known = [batch.nearest for batch in handed_out if batch.nearest is not None]
+            assert torch.equal(nearest, torch.cat(known))
+            assert torch.equal(raw[1], torch.cat([batch.raw[1] for batch in handed_out]))
+            recalled.append(len(known))
+            handed_out.clear()
+
     monkeypatch.setattr(FrozenFeatures, "batch", batch)
+    memory.register_forward_pre_hook(recall)
     trainer.run()
-    assert looked_up == 8  # all steps of the second and the third stage
-    assert np.mean(shares) > 0.1  # it would be, else
+    assert recalled == [1] * 4 + [2] * 4  # in the third stage of frames as they are, and of frames with an anomaly
+    assert len(shares) == 8
+    assert np.mean(shares) > 0.1  # of places that would be compared with their own part, else
 
 
 class Asked:
