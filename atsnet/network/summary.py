@@ -118,4 +118,4 @@ def _learned(module: nn.Module) -> int:
 
 
 def _stored(module: nn.Module) -> int:
-    return sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
+    return sum(tensor.numel() for tensor in module.state_dict().values())
