@@ -17,6 +17,7 @@ from atsnet.network.atsnet import AtsNet
 from atsnet.progress import Reporter, silent
 from atsnet.training.frozen_features import FeatureBatch, FrozenFeatures
 from atsnet.training.losses import SCALE_NAMES, NonFiniteLossError
+from atsnet.training.pasted import PastedAnomalies
 from atsnet.training.run_directory import RunError
 from atsnet.training.trainer import Trainer, _schedule
 
@@ -239,6 +240,23 @@ def test_each_training_frame_is_joined_by_a_copy_in_another_light(tmp_path: Path
     assert np.array_equal(again.train_frames, trainer.train_frames)
     assert not np.array_equal(other.train_frames, trainer.train_frames)
     assert np.array_equal(make_trainer(tmp_path, small_config(exposure_spread=0), frames=frames).train_frames, before)
+
+
+def test_a_copy_with_an_anomaly_on_it_is_still_its_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[UInt8Array, NDArray[np.intp] | None]] = []
+
+    class Watched(PastedAnomalies):
+        def __init__(self, network: AtsNet, config: Config, frames: UInt8Array, *rest: Any, **options: Any) -> None:
+            given.append((frames, options["parts"]))
+            super().__init__(network, config, frames, *rest, **options)
+
+    monkeypatch.setattr("atsnet.training.trainer.PastedAnomalies", Watched)
+    trainer = make_trainer(tmp_path, small_config())
+    trainer.run()
+    ((frames, parts),) = given
+    assert np.array_equal(frames, trainer.train_frames)
+    assert parts is not None
+    assert parts.tolist() == [*range(6), *range(6)]
 
 
 @pytest.mark.parametrize("augmented", [True, False])
