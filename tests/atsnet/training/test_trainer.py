@@ -190,11 +190,12 @@ def test_every_stage_learns(tmp_path: Path) -> None:
 def test_each_stage_changes_its_own_part_only(tmp_path: Path) -> None:
     config = small_config(weight_decay=0.1)
     network = make_network(config)
-    states = [copy_of(network)]
+    states, learning = [copy_of(network)], []
 
     def watch(task: str, done: int, total: int, values: Mapping[str, float] | None = None) -> None:
         if values and done == total:
             states.append(copy_of(network))
+            learning.append({name.split(".")[0] for name, p in network.named_parameters() if p.requires_grad})
         elif task == "choosing prototypes" and done == total:
             assert len(states) == 2  # between the stages
 
@@ -204,6 +205,7 @@ def test_each_stage_changes_its_own_part_only(tmp_path: Path) -> None:
     def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
         return {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
 
+    assert learning == [{"couplings"}, {"student"}, {"evidence_head"}]
     start, after_teacher, after_student, after_head, end = states
     assert changed(start, after_teacher) == {"norms", "couplings"}
     assert changed(after_teacher, after_student) == {"student", "memory"}
