@@ -14,6 +14,7 @@ from atsnet.data.layout import Sample
 from atsnet.network.backbone import ResNet18Trunk
 from atsnet.pretraining.formulas import texture_bank
 from atsnet.pretraining.objectives import FormulaObjective, VicregObjective
+from atsnet.pretraining.passing_on import pass_on
 from atsnet.pretraining.scenes import MARKS, SceneDataset
 from atsnet.pretraining.views import FolderViews, SceneViews
 from atsnet.progress import Reporter, silent
@@ -31,7 +32,7 @@ def pretrain(
     start: ResNet18Trunk | None = None,
     report: Reporter = silent,
 ) -> tuple[ResNet18Trunk, float]:
-    """Train a trunk.
+    """Train a trunk; after the formula objective, layer2 and layer3 hand on what layer1 learned (`pass_on`).
 
     Args:
         config: Objective and schedule.
@@ -73,6 +74,8 @@ def pretrain(
         optimizer.step()
         average = value if step == 0 else _LOSS_MEMORY * average + (1 - _LOSS_MEMORY) * value
         report("pretraining", step + 1, config.steps, {"loss": average})
+    if config.objective == "formula":
+        pass_on(trunk, batch[0].float() / 255)
     return trunk.eval(), average
 
 

@@ -55,9 +55,19 @@ def test_all_of_the_trunk_is_trained_and_its_statistics_too() -> None:
     torch.manual_seed(0)
     start = ResNet18Trunk().requires_grad_(False)  # as the one of a trained network is
     before = {key: value.clone() for key, value in start.state_dict().items()}
-    trunk, _ = pretrain(small(), start=start)
+    trunk, _ = pretrain(small(objective="vicreg"), start=start)
     assert trunk is start
     assert [key for key, value in trunk.state_dict().items() if torch.equal(value, before[key])] == []
+
+
+def test_after_formulas_the_deeper_scales_are_those_of_the_first() -> None:
+    trunk, _ = pretrain(small())
+    with torch.inference_mode():
+        quarter, eighth, sixteenth = trunk(torch.rand(2, 3, 64, 64))
+    kernel = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
+    averaged = torch.nn.functional.conv2d(quarter, kernel.expand(64, 1, 3, 3), stride=2, padding=1, groups=64)
+    assert torch.allclose(eighth[:, :64], averaged, atol=1e-4)
+    assert sixteenth.any()
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
