@@ -51,11 +51,12 @@ class NetworkConfig(_Frozen):
     """Principal components in which they are compared."""
     evidence_width: int = Field(default=48, ge=0)
     """Channels of the evidence head, which learns from pasted anomalies; 0 for a network without it."""
-    scale_weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (1.0, 1.0, 1.0)
-    """Weight of each scale's residuals in the anomaly map, from the fine scale to the coarse."""
+    scale_weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (1.0, 1.0, 0.0)
+    """Weight of each scale's residuals in the anomaly map, from the fine scale to the coarse; what 1/16 knows,
+    the memory knows better."""
     memory_weight: NonNegativeFloat = 3.0
     """Weight of the memory in the anomaly map."""
-    evidence_weight: NonNegativeFloat = 2.5
+    evidence_weight: NonNegativeFloat = 3.0
     """Weight of the evidence head in the anomaly map."""
     border_rings: int = Field(default=10, gt=0)
     """Rings of map positions along the part's border that have quantiles of their own; the last one reaches inwards."""
