@@ -3,8 +3,10 @@
     python benchmarks/backbones.py --data data/grains --data data/tiles trunk.safetensors random
 
 For each trunk and data set: image AUROC of the distance to the nearest of 3000 randomly chosen features of good parts,
-at each scale; an image's score is the mean of its largest hundredth. `random` is a trunk with random weights whose
-batch statistics were taken from the good images.
+at each scale, and of the distance from 2000 prototypes in the network's own memory, which sees 1/8 and 1/16; an image's
+score is the mean of its largest hundredth. `random` is a trunk with random weights whose batch statistics were taken
+from the good images. With `--pasted`, good images of the training set that are not in the memory are to be told from
+the same ones with an anomaly pasted on each, and no test image is looked at.
 """
 
 import argparse
@@ -18,12 +20,16 @@ from torch import Tensor
 from atsnet.backbones import load_backbone
 from atsnet.data.frames import load_frames
 from atsnet.data.layout import Dataset, Sample, find_dataset
+from atsnet.data.synthetic import paste_anomalies
 from atsnet.evaluation.metrics import image_auroc
 from atsnet.imaging import InputGeometry, UInt8Array
 from atsnet.network.backbone import ResNet18Trunk
+from atsnet.network.memory import PrototypeMemory
 
 MEMORY = 3000
 SCALES = ("1/4", "1/8", "1/16")
+PROTOTYPES = 2000
+WIDTH = 96
 
 
 def main() -> None:
@@ -33,16 +39,22 @@ def main() -> None:
     parser.add_argument("--data", type=Path, action="append", required=True, help="data set in the MVTec layout")
     parser.add_argument("--train", type=int, default=100, help="good images in the memory")
     parser.add_argument("--test", type=int, default=80, help="good test images, and as many defective ones at most")
+    parser.add_argument("--pasted", action="store_true", help="tell pasted anomalies from the same images without")
     parser.add_argument("--registry", type=Path, default=Path("weights/backbones.json"))
     options = parser.parse_args()
-    print(f"| trunk | data | {' | '.join(SCALES)} |\n| --- | --- | --- | --- | --- |")
+    print(f"| trunk | data | {' | '.join(SCALES)} | memory |\n| --- | --- | --- | --- | --- | --- |")
     for root in options.data:
         dataset = find_dataset(root)
-        train, test, defective = _choose(dataset, options.train, options.test)
+        choose = _paste if options.pasted else _choose
+        train, test, defective = choose(dataset, options.train, options.test)
         for choice in options.trunks:
             trunk = _random_trunk(train) if choice == "random" else _load(choice, options.registry)
-            cells = [f"{_probe(trunk, train, test, defective, scale):.3f}" for scale in range(3)]
-            print(f"| {Path(choice).stem} | {root.name} | {' | '.join(cells)} |", flush=True)
+            with torch.inference_mode():
+                good, other = _features(trunk, train), _features(trunk, test)
+                figures = [_probe(x, y, defective) for x, y in zip(good, other, strict=True)]
+                figures.append(_recall(good, other, defective))
+            cells = " | ".join(f"{figure:.3f}" for figure in figures)
+            print(f"| {Path(choice).stem} | {root.name} | {cells} |", flush=True)
 
 
 def _choose(dataset: Dataset, train: int, test: int) -> tuple[UInt8Array, UInt8Array, np.ndarray]:
@@ -59,6 +71,15 @@ def _choose(dataset: Dataset, train: int, test: int) -> tuple[UInt8Array, UInt8A
     return frames[:memory], frames[memory:], np.array([False] * len(good) + [True] * len(bad))
 
 
+def _paste(dataset: Dataset, train: int, test: int) -> tuple[UInt8Array, UInt8Array, np.ndarray]:
+    order = np.random.default_rng(0).permutation(len(dataset.train))[: train + test]
+    frames = load_frames([dataset.train[index] for index in order], InputGeometry(color="mono")).pixels
+    held_out = frames[train:]
+    pasted = paste_anomalies(held_out, np.random.default_rng(1)).pixels
+    defective = np.repeat([False, True], len(held_out))
+    return frames[:train], np.concatenate([held_out, pasted]), defective
+
+
 def _load(choice: str, registry: Path) -> ResNet18Trunk:
     return load_backbone(choice, registry, Path.home() / ".cache" / "atsnet")[0]
 
@@ -67,29 +88,40 @@ def _random_trunk(frames: UInt8Array) -> ResNet18Trunk:
     torch.manual_seed(0)
     trunk = ResNet18Trunk()
     with torch.no_grad():
-        for start in range(0, len(frames), 16):
-            trunk(_images(frames[start : start + 16]))
+        for part in _batches(frames):
+            trunk(_images(part))
     return trunk.eval()
 
 
-def _probe(
-    trunk: ResNet18Trunk, train: UInt8Array, test: UInt8Array, defective: np.ndarray, scale: int
-) -> float | None:
-    memory, queries = _features(trunk, train, scale), _features(trunk, test, scale)
+def _probe(memory: Tensor, queries: Tensor, defective: np.ndarray) -> float | None:
+    """Of one scale's features of good parts and of those to judge, `[N, C, h, w]` each."""
+    memory, queries = (F.avg_pool2d(x, 3, 1, 1).flatten(2) for x in (memory, queries))
     mean, deviation = memory.mean(dim=(0, 2)), memory.std(dim=(0, 2)) + 1e-6
     memory, queries = ((x.transpose(1, 2) - mean) / deviation for x in (memory, queries))
     flat = memory.flatten(0, 1)
     flat = flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))[:MEMORY]]
-    distances = torch.stack([torch.cdist(image, flat).amin(dim=1) for image in queries])
+    return _auroc(torch.stack([torch.cdist(image, flat).amin(dim=1) for image in queries]), defective)
+
+
+def _recall(good: list[Tensor], test: list[Tensor], defective: np.ndarray) -> float | None:
+    """By the memory of the network."""
+    memory = PrototypeMemory(PROTOTYPES, WIDTH)
+    memory.fit(memory.describe(good).transpose(0, 1).flatten(1).T, 0)
+    return _auroc(memory(test).distance.flatten(1), defective)
+
+
+def _auroc(distances: Tensor, defective: np.ndarray) -> float | None:
     count = max(1, distances.shape[1] // 100)
     return image_auroc(defective, distances.topk(count, dim=1).values.mean(dim=1).numpy())
 
 
-@torch.inference_mode()
-def _features(trunk: ResNet18Trunk, frames: UInt8Array, scale: int) -> Tensor:
-    """Locally averaged features, `[N, C, positions]`."""
-    parts = [trunk(_images(frames[start : start + 16]))[scale] for start in range(0, len(frames), 16)]
-    return F.avg_pool2d(torch.cat(parts), 3, 1, 1).flatten(2)
+def _features(trunk: ResNet18Trunk, frames: UInt8Array) -> list[Tensor]:
+    parts = [trunk(_images(part)) for part in _batches(frames)]
+    return [torch.cat(scale) for scale in zip(*parts, strict=True)]
+
+
+def _batches(frames: UInt8Array) -> list[UInt8Array]:
+    return [frames[start : start + 16] for start in range(0, len(frames), 16)]
 
 
 def _images(frames: UInt8Array) -> Tensor:
