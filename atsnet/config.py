@@ -167,7 +167,8 @@ class PretrainingConfig(_Frozen):
     """What to pretrain on, with which objective and for how long."""
 
     objective: Literal["formula", "vicreg"] = "formula"
-    """`formula`: label every cell of procedural scenes. `vicreg`: agree on two views; the one for unlabelled images."""
+    """`formula`: label every cell of procedural scenes; at the end, layer2 and layer3 are set to hand on what layer1
+    learned. `vicreg`: agree on two views; the one for unlabelled images."""
     steps: int = Field(default=3_000, gt=0)
     batch_size: int = Field(default=32, gt=1)
     size: int = Field(default=128, ge=64, multiple_of=16)

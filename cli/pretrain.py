@@ -67,7 +67,8 @@ def pretrain(
 ) -> None:
     """Train the backbone from scratch, without labels and without anybody else's images.
 
-    The file names its licence and the command that makes it again.
+    After formula, the features at 1/8 and 1/16 are averages of those at 1/4: docs/pretraining.md says why. The file
+    names its licence and the command that makes it again.
     """
     from pydantic import ValidationError
 
