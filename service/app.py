@@ -1,7 +1,7 @@
 """The application: routes, problems and one station from start to stop."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
@@ -9,15 +9,20 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from service import openapi, problems
+from service.front import Front, StartError
 from service.routes import inspections, operation
 from service.runtimes.protocol import Runtime
 from service.settings import Settings, load_settings
-from service.station import StartError, Station
+from service.station import Station
 
 _DESCRIPTION = "Send an image of a part, get a verdict for the line. Every verdict is recorded before it is answered."
 
 
-def create_app(settings: Settings | None = None, runtime: Runtime | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    runtime: Runtime | None = None,
+    station: Callable[[Settings, Runtime | None], Front] = Station,
+) -> FastAPI:
     """Make an application; also what `uvicorn --factory service.app:create_app` calls.
 
     It answers `/livez` at once and starts its station behind it; `/readyz` says when inspections are accepted. The
@@ -27,20 +32,21 @@ def create_app(settings: Settings | None = None, runtime: Runtime | None = None)
     Args:
         settings: How to set it up; from environment and defaults if not given.
         runtime: What runs the network; as the settings say if not given.
+        station: Makes the station, once there is an event loop; one in this process if not given.
     """
     resolved = settings or load_settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        station = app.state.station = Station(resolved, runtime)
-        started = app.state.started = asyncio.create_task(station.start())
+        front = app.state.station = station(resolved, runtime)
+        started = app.state.started = asyncio.create_task(front.start())
         try:
             yield
         finally:
-            station.begin_drain()
+            front.begin_drain()
             with suppress(StartError):
                 await started
-            await station.stop()
+            await front.stop()
 
     # The pages at /docs come with their scripts: a factory's network seldom reaches the content networks of the web.
     app = FastAPIOffline(

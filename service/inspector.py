@@ -1,25 +1,21 @@
 """The way of one inspection: decode, score, judge, record, answer."""
 
 import asyncio
-import base64
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 
 import structlog
 
-from atsnet.imaging import Float32Array, ImageError, ImageTooLargeError, NotAnImageError
+from atsnet.imaging import ImageError, ImageTooLargeError, NotAnImageError
 from model_export.bundle import Bundle
 from service import problems
 from service.archive import Archive, Keepsake
 from service.case import Case
 from service.claims import Claims
-from service.heatmap import heatmap_png, overlay_png
+from service.decoding import Decoding
 from service.metrics import Metrics
-from service.picture import measure
-from service.preparation import Prepared, prepare, sha256_of
+from service.preparation import Prepared
 from service.problems import Problem
 from service.recipes import RecipeBook, UnknownRecipeError
 from service.records.inspection import Inspection
@@ -32,9 +28,6 @@ from service.verdict import RESULTS, NotFiniteError, find_regions, judge
 
 log = structlog.get_logger(__name__)
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
 RETRY_AFTER_S: Final = 1
 
 
@@ -44,39 +37,31 @@ class Inspector:
     Args:
         bundle: What inspects.
         recipes: What requests may ask for.
+        decoding: Makes frames of images.
         scheduler: Runs the bundle's network.
         records: Where every verdict is written before it is answered.
         archive: Where images are kept afterwards.
         metrics: Where verdicts are counted.
-        decode_threads: Images that are decoded at the same time.
-        max_pixels: Most pixels of an image.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         recipes: RecipeBook,
+        decoding: Decoding,
         scheduler: Scheduler,
         records: RecordStore,
         archive: Archive,
         metrics: Metrics,
-        *,
-        decode_threads: int,
-        max_pixels: int,
     ) -> None:
         self._bundle = bundle
         self._recipes = recipes
+        self._decoding = decoding
         self._scheduler = scheduler
         self._records = records
         self._archive = archive
         self._metrics = metrics
-        self._max_pixels = max_pixels
-        self._threads = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._claims = Claims()
-
-    def close(self) -> None:
-        """Stop the decoding threads."""
-        self._threads.shutdown()
 
     async def inspect(self, submission: Submission, client: AbstractAsyncContextManager[None]) -> Reply:
         """Inspect one image, or replay the verdict that the same request got before.
@@ -98,28 +83,18 @@ class Inspector:
                     if earlier is not None:
                         return await self._replay(earlier, submission)
                     recipe = self._recipes.get(submission.fields.recipe)
-                    started = time.monotonic()
-                    prepared = await self._in_thread(
-                        prepare, submission, recipe, self._bundle.manifest.input, self._max_pixels
-                    )
-                    decode_ms = elapsed_ms(started)
+                    prepared, decode_ms = await self._decoding.prepare(submission, recipe)
                     outcome = await self._score(prepared, submission.deadline)
             except (TimeoutError, DeadlinePassedError):
-                detail = f"no verdict {elapsed_ms(submission.arrival)} ms after arrival, when the deadline had passed"
-                raise Problem(problems.DEADLINE_PASSED, detail) from None
+                raise late(submission) from None
             except (ImageError, UnknownRecipeError, QueueFullError, SchedulerClosedError) as error:
-                raise _as_problem(error) from error
+                raise as_problem(error) from error
             # Neither the deadline nor the client's leaving stops what follows: there is an outcome, so it is recorded.
             case = Case(submission, recipe, prepared, decode_ms, self._bundle)
             if isinstance(outcome, EngineError):
                 raise await self._failed(case, str(outcome))
             reply = await self._conclude(case, outcome)
-        if time.monotonic() >= submission.deadline:
-            detail = (
-                f"the verdict was recorded as {reply.id}, but {elapsed_ms(submission.arrival)} ms after arrival, when "
-                "the deadline had passed; a retry with the same key gets it"
-            )
-            raise Problem(problems.DEADLINE_PASSED, detail, extensions={"id": reply.id})
+        check_in_time(submission, reply)
         return reply
 
     async def _score(self, prepared: Prepared, deadline: float) -> Scored | EngineError:
@@ -163,7 +138,7 @@ class Inspector:
             raise Problem(problems.FAILED, str(error)) from error
         record_ms = elapsed_ms(handed_over)
         self._archive.keep(Keepsake(inspection.id, case.prepared.file, scored.anomaly_map))
-        heatmap = await self._picture(case.submission, inspection, scored.anomaly_map)
+        heatmap = await self._decoding.picture(case.submission, inspection.layout, scored.anomaly_map)
         timing = case.timing(scored, record_ms)
         self._metrics.verdict(inspection.recipe, judgement.verdict, judgement.score, timing)
         _log(inspection, timing)
@@ -187,7 +162,7 @@ class Inspector:
         return Problem(problems.FAILED, why, extensions={"id": inspection.id})
 
     async def _replay(self, earlier: Inspection, submission: Submission) -> Reply:
-        if await self._in_thread(sha256_of, submission) != earlier.image_sha256:
+        if await self._decoding.sha256(submission) != earlier.image_sha256:
             raise Problem(
                 problems.KEY_REUSED,
                 f"inspection {earlier.id} has the same idempotency key but another image; "
@@ -197,29 +172,29 @@ class Inspector:
         if submission.fields.heatmap != "none":
             anomaly_map = await asyncio.to_thread(self._archive.anomaly_map, earlier.id)
             if anomaly_map is not None:
-                heatmap = await self._picture(submission, earlier, anomaly_map)
+                heatmap = await self._decoding.picture(submission, earlier.layout, anomaly_map)
         log.info("replayed", id=earlier.id, verdict=earlier.verdict, station=earlier.station, serial=earlier.serial)
         return earlier.reply(replayed=True, heatmap=heatmap)
 
-    async def _picture(self, submission: Submission, inspection: Inspection, anomaly_map: Float32Array) -> str | None:
-        if submission.fields.heatmap == "none":
-            return None
-        png = await self._in_thread(self._draw, submission, inspection, anomaly_map)
-        return base64.b64encode(png).decode("ascii")
 
-    def _draw(self, submission: Submission, inspection: Inspection, anomaly_map: Float32Array) -> bytes:
-        layout = inspection.layout
-        if submission.fields.heatmap == "png":
-            height, width = inspection.image_height, inspection.image_width
-            return heatmap_png(anomaly_map, layout.placement, layout.geometry, height, width)
-        measured = measure(submission.image, submission.fields.raw_layout, self._max_pixels)
-        return overlay_png(measured.decode(self._max_pixels), anomaly_map, layout.placement, layout.geometry)
-
-    async def _in_thread(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))
+def late(submission: Submission) -> Problem:
+    """The deadline passed before there was a verdict."""
+    detail = f"no verdict {elapsed_ms(submission.arrival)} ms after arrival, when the deadline had passed"
+    return Problem(problems.DEADLINE_PASSED, detail)
 
 
-def _as_problem(error: Exception) -> Problem:
+def check_in_time(submission: Submission, reply: Reply) -> None:
+    """Raise the `Problem` (code 41) that a verdict is when it comes after its deadline, if it does."""
+    if time.monotonic() >= submission.deadline:
+        detail = (
+            f"the verdict was recorded as {reply.id}, but {elapsed_ms(submission.arrival)} ms after arrival, when "
+            "the deadline had passed; a retry with the same key gets it"
+        )
+        raise Problem(problems.DEADLINE_PASSED, detail, extensions={"id": reply.id})
+
+
+def as_problem(error: Exception) -> Problem:
+    """What is answered to an image, a recipe or a queue that is not as it should be."""
     match error:
         case ImageTooLargeError():
             return Problem(problems.TOO_LARGE, str(error))

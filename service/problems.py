@@ -36,6 +36,15 @@ NOT_READY: Final = Kind(40, 503, "not-ready", "The service is not ready")
 DEADLINE_PASSED: Final = Kind(41, 504, "deadline-passed", "The deadline passed before a verdict")
 FAILED: Final = Kind(50, 500, "failed", "The inspection failed", result=3)
 
+KINDS: Final = {
+    kind.slug: kind
+    for kind in (
+        *(NOT_AN_IMAGE, TOO_LARGE, UNUSABLE_IMAGE, WRONG_FIELD, UNKNOWN, METHOD_NOT_ALLOWED, KEY_REUSED),
+        *(OVERLOADED, NOT_READY, DEADLINE_PASSED, FAILED),
+    )
+}
+"""All of them by their slugs."""
+
 
 class Problem(Exception):  # noqa: N818
     """A request that cannot be answered with a verdict.

@@ -75,6 +75,7 @@ class Scheduler:
         # Insertion-ordered, and a request that gives up leaves from the middle at once.
         self._waiting: dict[_Job, None] = {}
         self._running: set[_Job] = set()
+        self._calls: list[float] = []
         self._idle_lanes = description.lanes
         self._arrived = asyncio.Condition()
         self._lanes: list[asyncio.Task[None]] = []
@@ -85,6 +86,11 @@ class Scheduler:
     def depth(self) -> int:
         """Frames that wait for a lane."""
         return len(self._waiting)
+
+    @property
+    def longest_call_s(self) -> float:
+        """How long the oldest call of the runtime that has not returned has taken so far; 0 when none runs."""
+        return time.monotonic() - min(self._calls) if self._calls else 0.0
 
     def start(self) -> None:
         """Start the lanes on the running event loop."""
@@ -168,6 +174,7 @@ class Scheduler:
         self._running.update(batch)
         self._idle_lanes -= 1
         started = time.monotonic()
+        self._calls.append(started)
         try:
             scores, maps = await asyncio.get_running_loop().run_in_executor(
                 self._threads, self._run, [job.frame for job in batch]
@@ -179,6 +186,7 @@ class Scheduler:
             return
         finally:
             self._running.difference_update(batch)
+            self._calls.remove(started)
             self._idle_lanes += 1
         inference_s = time.monotonic() - started
         for job, score, anomaly_map in zip(batch, scores, maps, strict=True):

@@ -64,6 +64,10 @@ class Settings(BaseSettings):
         default=256 * _MIB, ge=1, description="Images that may wait in memory to be kept; more are not kept."
     )
 
+    hang_seconds: float = Field(
+        default=30.0, gt=0, le=3600, description="A batch that runs longer means that the runtime hangs."
+    )
+
     log_format: Literal["json", "console"] = Field(default="json", description="Log lines for machines or for people.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged.")
     grace_seconds: float = Field(

@@ -1,11 +1,9 @@
 """Everything behind the HTTP routes: put together, started, drained and stopped."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
 
 import cv2
 import structlog
@@ -13,6 +11,8 @@ import structlog
 from model_export.bundle import Bundle, BundleError, list_bundles, load_bundle
 from service import problems
 from service.archive import Archive
+from service.decoding import Decoder, Decoding
+from service.front import Front, StartError
 from service.inspector import RETRY_AFTER_S, Inspector
 from service.metrics import Metrics
 from service.problems import Problem
@@ -27,14 +27,6 @@ from service.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-State = Literal["starting", "ready", "draining", "failed"]
-
-_STARTING_RETRY_AFTER_S: Final = 5
-
-
-class StartError(Exception):
-    """The service cannot serve as it is set up; the message says what is wrong."""
-
 
 @dataclass(frozen=True, slots=True)
 class Equipment:
@@ -47,28 +39,37 @@ class Equipment:
     archive: Archive
     inspector: Inspector
 
+    @property
+    def digest(self) -> str:
+        """sha256 of the bundle's manifest."""
+        return self.bundle.digest
 
-class Station:
-    """One bundle on one runtime, with its queue, its records and its archive. Belongs to one event loop.
+
+class Station(Front):
+    """One bundle on one runtime, with its queue, its records and its archive.
 
     Args:
         settings: How to set it up.
         runtime: What runs the network; ONNX Runtime on the CPU by default.
+        decoding: Makes frames of images; threads of this process by default.
     """
 
-    def __init__(self, settings: Settings, runtime: Runtime | None = None) -> None:
-        self.metrics = Metrics()
-        self.settings = settings
-        self.state: State = "starting"
-        self.failure: str | None = None
-        """Why it did not start, in state `failed`."""
+    def __init__(self, settings: Settings, runtime: Runtime | None = None, decoding: Decoding | None = None) -> None:
+        super().__init__(settings)
+        self._metrics = Metrics()
         self._runtime = runtime or OnnxCpuRuntime(settings.sessions)
+        self._decoding = decoding
         self._equipment: Equipment | None = None
         self._closing = ExitStack()
-        self._max_in_flight = 0
-        self._in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+
+    @property
+    def metrics(self) -> Metrics:
+        """What it counts."""
+        return self._metrics
+
+    async def exposition(self) -> bytes:
+        """See `Front.exposition`."""
+        return self.metrics.exposition()
 
     @property
     def equipment(self) -> Equipment:
@@ -101,17 +102,11 @@ class Station:
         scheduler = Scheduler(self._runtime, self.settings.queue_size, self.metrics.batch)
         scheduler.start()
         recipes = RecipeBook(default_recipe(bundle.manifest))
-        inspector = Inspector(
-            bundle,
-            recipes,
-            scheduler,
-            records,
-            archive,
-            self.metrics,
-            decode_threads=self.settings.sessions,
-            max_pixels=self.settings.max_pixels,
-        )
-        self._closing.callback(inspector.close)
+        decoding = self._decoding
+        if decoding is None:
+            decoding = Decoder(bundle.manifest.input, self.settings.sessions, self.settings.max_pixels)
+            self._closing.callback(decoding.close)
+        inspector = Inspector(bundle, recipes, decoding, scheduler, records, archive, self.metrics)
         self._equipment = Equipment(bundle, recipes, scheduler, records, archive, inspector)
         self._max_in_flight = self.settings.queue_size + description.lanes * description.max_batch
         self.metrics.runtime(description)
@@ -120,49 +115,26 @@ class Station:
             self.state = "ready"
         log.info("ready", bundle=self.settings.bundle, provider=description.provider, lanes=description.lanes)
 
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Count an inspection in for the block; what is counted in is finished before the station stops.
-
-        Raises:
-            Problem: Code 40: not ready, draining, or as many under way as may.
-        """
-        if self.state != "ready":
-            raise self._not_ready()
-        if self._in_flight >= self._max_in_flight:
-            raise Problem(
-                problems.OVERLOADED,
-                f"{self._in_flight} inspections are under way, which is the limit; try again",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        self._in_flight += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            if self._in_flight == 0:
-                self._idle.set()
-
     def check_ready(self) -> None:
-        """Raise the `Problem` (code 40) that refuses inspections now, if one does."""
-        if self.state != "ready":
-            raise self._not_ready()
-
-    def begin_drain(self) -> None:
-        """Refuse new inspections from now on."""
-        if self.state in ("starting", "ready"):
-            self.state = "draining"
-            log.info("draining", in_flight=self._in_flight)
+        """See `Front.check_ready`; a runtime that hangs is not ready either."""
+        super().check_ready()
+        hung_s = self.hung_s
+        if hung_s:
+            detail = f"the runtime has not answered for {hung_s:.0f} s"
+            raise Problem(problems.NOT_READY, detail, retry_after_s=RETRY_AFTER_S)
 
     @property
-    def in_flight(self) -> int:
-        """Inspections that were counted in and are not answered yet."""
-        return self._in_flight
+    def hung_s(self) -> float:
+        """How long the runtime has not answered, once that is longer than any batch may take; else 0."""
+        if self._equipment is None:
+            return 0.0
+        waited_s = self._equipment.scheduler.longest_call_s
+        return waited_s if waited_s > self.settings.hang_seconds else 0.0
 
-    async def idle(self) -> None:
-        """Wait until nothing is under way."""
-        await self._idle.wait()
+    @property
+    def max_in_flight(self) -> int:
+        """Inspections that may be under way at once."""
+        return self._max_in_flight
 
     def abandon(self) -> None:
         """Refuse what is under way and has no verdict yet: its time is up."""
@@ -200,16 +172,6 @@ class Station:
         except OSError as error:
             raise StartError(f"{settings.var} cannot be used for records and archive: {error}") from error
         return bundle, records, archive
-
-    def _not_ready(self) -> Problem:
-        match self.state:
-            case "starting":
-                detail, seconds = "the service is starting", _STARTING_RETRY_AFTER_S
-            case "failed":
-                detail, seconds = f"the service did not start: {self.failure}", _STARTING_RETRY_AFTER_S
-            case _:
-                detail, seconds = "the service is shutting down", RETRY_AFTER_S
-        return Problem(problems.NOT_READY, detail, retry_after_s=seconds)
 
 
 def _what_there_is(weights: Path) -> str:

@@ -17,35 +17,17 @@ _READERS: Final = 4
 """Threads that read; with the writer's, as many connections as SQLAlchemy's pool keeps open."""
 
 
-class RecordStore:
-    """Reads and writes inspections.
+class RecordReader:
+    """Reads inspections; any number of processes may.
 
     Args:
-        path: The database file; made with its tables where there is none.
-
-    Raises:
-        RecordError: The file cannot be opened, or is no database.
+        path: The database file, that of a `RecordStore`.
     """
 
     def __init__(self, path: Path) -> None:
         self.engine = _open_sqlite(path)
-        try:
-            metadata.create_all(self.engine)
-        except SQLAlchemyError as error:
-            self.engine.dispose()
-            raise RecordError(f"{path} cannot be used as the record database: {error.__cause__ or error}") from error
-        self._writer = RecordWriter(self.engine)
         # Their own: no picture that is drawn for a person may hold up the look for an earlier verdict.
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="record-reader")
-
-    async def write(self, inspection: Inspection) -> None:
-        """Write one inspection; when this returns, it survives a crash of the process or the machine.
-
-        Raises:
-            DuplicateKeyError: Its request key is taken.
-            RecordError: The database refused.
-        """
-        await self._writer.write(inspection)
 
     async def get(self, inspection_id: str) -> Inspection | None:
         """The inspection of that id, if there is one."""
@@ -56,8 +38,7 @@ class RecordStore:
         return await self._read(inspections.c.request_key == request_key)
 
     def close(self) -> None:
-        """Write what waits and close the database."""
-        self._writer.close()
+        """Close the database."""
         self._readers.shutdown()
         self.engine.dispose()
 
@@ -68,6 +49,40 @@ class RecordStore:
         with self.engine.connect() as connection:
             row = connection.execute(select(inspections).where(condition)).first()
         return None if row is None else from_row(row)
+
+
+class RecordStore(RecordReader):
+    """Reads and writes inspections.
+
+    Args:
+        path: The database file; made with its tables where there is none.
+
+    Raises:
+        RecordError: The file cannot be opened, or is no database.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        try:
+            metadata.create_all(self.engine)
+        except SQLAlchemyError as error:
+            super().close()
+            raise RecordError(f"{path} cannot be used as the record database: {error.__cause__ or error}") from error
+        self._writer = RecordWriter(self.engine)
+
+    async def write(self, inspection: Inspection) -> None:
+        """Write one inspection; when this returns, it survives a crash of the process or the machine.
+
+        Raises:
+            DuplicateKeyError: Its request key is taken.
+            RecordError: The database refused.
+        """
+        await self._writer.write(inspection)
+
+    def close(self) -> None:
+        """Write what waits and close the database."""
+        self._writer.close()
+        super().close()
 
 
 def _open_sqlite(path: Path) -> Engine:

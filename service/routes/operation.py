@@ -24,10 +24,10 @@ async def readyz(request: Request) -> dict[str, str]:
     """200 when the bundle is loaded, its golden samples passed and inspections are accepted; else `detail` says why."""
     station = station_of(request)
     station.check_ready()
-    return {"status": "ready", "bundle": station.settings.bundle, "digest": station.equipment.bundle.digest}
+    return {"status": "ready", "bundle": station.settings.bundle, "digest": station.equipment.digest}
 
 
 @router.get("/metrics", summary="Metrics in the text format of Prometheus", response_class=Response)
 async def metrics(request: Request) -> Response:
-    """All metrics of this process."""
-    return Response(station_of(request).metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+    """All metrics of the service, whichever process answers."""
+    return Response(await station_of(request).exposition(), headers={"Content-Type": CONTENT_TYPE})

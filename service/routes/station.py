@@ -4,9 +4,9 @@ from typing import cast
 
 from fastapi import Request
 
-from service.station import Station
+from service.front import Front
 
 
-def station_of(request: Request) -> Station:
+def station_of(request: Request) -> Front:
     """The station that the application serves."""
-    return cast("Station", request.app.state.station)
+    return cast("Front", request.app.state.station)

@@ -1,0 +1,82 @@
+"""The images' side of an inspection: decoding, hashing and drawing, in threads of its own."""
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, Protocol, TypeVar
+
+from atsnet.imaging import Float32Array, InputGeometry
+from service.heatmap import heatmap_png, overlay_png
+from service.picture import measure
+from service.preparation import Prepared, prepare, sha256_of
+from service.recipes import Recipe
+from service.records.inspection import FrameLayout
+from service.submission import Submission, elapsed_ms
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Decoding(Protocol):
+    """What an inspection asks of its image."""
+
+    async def sha256(self, submission: Submission) -> str:
+        """Of the image as it was sent, hexadecimal."""
+
+    async def prepare(self, submission: Submission, recipe: Recipe) -> tuple[Prepared, float]:
+        """Check, decode, crop and scale; and the ms that it took, with the wait for a thread.
+
+        Raises:
+            ImageError: The image cannot be inspected; see `preparation.prepare`.
+        """
+
+    async def picture(self, submission: Submission, layout: FrameLayout, anomaly_map: Float32Array) -> str | None:
+        """The picture that the submission asks for, base64 PNG; `None` where it asks for none."""
+
+
+class Decoder:
+    """Decodes in this process.
+
+    Args:
+        geometry: The frames that the network takes.
+        threads: Images that are decoded at the same time.
+        max_pixels: Most pixels of an image.
+    """
+
+    def __init__(self, geometry: InputGeometry, threads: int, max_pixels: int) -> None:
+        self._geometry = geometry
+        self._max_pixels = max_pixels
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    async def sha256(self, submission: Submission) -> str:
+        """See `Decoding`."""
+        return await self._in_thread(sha256_of, submission)
+
+    async def prepare(self, submission: Submission, recipe: Recipe) -> tuple[Prepared, float]:
+        """See `Decoding`."""
+        started = time.monotonic()
+        prepared = await self._in_thread(prepare, submission, recipe, self._geometry, self._max_pixels)
+        return prepared, elapsed_ms(started)
+
+    async def picture(self, submission: Submission, layout: FrameLayout, anomaly_map: Float32Array) -> str | None:
+        """See `Decoding`."""
+        if submission.fields.heatmap == "none":
+            return None
+        png = await self._in_thread(self._draw, submission, layout, anomaly_map)
+        return base64.b64encode(png).decode("ascii")
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._threads.shutdown()
+
+    def _draw(self, submission: Submission, layout: FrameLayout, anomaly_map: Float32Array) -> bytes:
+        placement, geometry = layout.placement, layout.geometry
+        measured = measure(submission.image, submission.fields.raw_layout, self._max_pixels)
+        if submission.fields.heatmap == "png":
+            return heatmap_png(anomaly_map, placement, geometry, measured.height, measured.width)
+        return overlay_png(measured.decode(self._max_pixels), anomaly_map, placement, geometry)
+
+    async def _in_thread(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))

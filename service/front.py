@@ -1,0 +1,182 @@
+"""What the routes deal with: readiness, admission and draining, whichever process the rest runs in."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Final, Literal, Protocol
+
+import structlog
+
+from atsnet.imaging import Float32Array
+from service import problems
+from service.inspector import RETRY_AFTER_S
+from service.picture import ImageFile
+from service.problems import Problem
+from service.records.store import RecordReader
+from service.reply import Reply
+from service.settings import Settings
+from service.submission import Submission
+
+log = structlog.get_logger(__name__)
+
+State = Literal["starting", "ready", "restarting", "draining", "failed"]
+
+_STARTING_RETRY_AFTER_S: Final = 5
+
+
+class StartError(Exception):
+    """The service cannot serve as it is set up; the message says what is wrong."""
+
+
+class Inspects(Protocol):
+    """Takes submissions to verdicts; see `inspector.Inspector`."""
+
+    async def inspect(self, submission: Submission, client: AbstractAsyncContextManager[None]) -> Reply:
+        """Inspect one image, or replay the verdict that the same request got before."""
+
+
+class Keeps(Protocol):
+    """Reads kept images and maps; see `archive.Archive`. To be called from threads."""
+
+    def has(self, inspection_id: str) -> bool:
+        """Whether the image of that inspection is kept."""
+
+    def image(self, inspection_id: str) -> ImageFile | None:
+        """The kept image."""
+
+    def anomaly_map(self, inspection_id: str) -> Float32Array | None:
+        """The kept map, calibrated, `float32 [h, w]`."""
+
+
+class Counts(Protocol):
+    """Counts what became of requests; see `metrics.Metrics`."""
+
+    def request(self, station: str | None, outcome: str) -> None:
+        """Count a request."""
+
+    def deadline_missed(self) -> None:
+        """Count a request whose deadline passed."""
+
+
+class FrontEquipment(Protocol):
+    """What the routes work with once the station has started."""
+
+    @property
+    def inspector(self) -> Inspects:
+        """Makes verdicts."""
+
+    @property
+    def records(self) -> RecordReader:
+        """Reads inspections back."""
+
+    @property
+    def archive(self) -> Keeps:
+        """Reads images and maps back."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the manifest of the bundle that inspects."""
+
+
+class Front(ABC):
+    """The station as the routes see it. Belongs to one event loop.
+
+    Args:
+        settings: How it is set up.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.state: State = "starting"
+        self.failure: str | None = None
+        """Why it did not start, in state `failed`."""
+        self._max_in_flight = 0
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    @abstractmethod
+    def equipment(self) -> FrontEquipment:
+        """What it works with.
+
+        Raises:
+            Problem: Code 40: it has not started yet.
+        """
+
+    @property
+    @abstractmethod
+    def metrics(self) -> Counts:
+        """Where requests are counted."""
+
+    @abstractmethod
+    async def exposition(self) -> bytes:
+        """All metrics in the text format of Prometheus."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Start; raises `StartError` when it cannot serve."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Refuse what is under way and has no verdict yet: its time is up."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Stop everything; what was not computed by now is refused, what was recorded is flushed."""
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Count an inspection in for the block; what is counted in is finished before the station stops.
+
+        Raises:
+            Problem: Code 40: not ready, draining, or as many under way as may.
+        """
+        self.check_ready()
+        if self._in_flight >= self._max_in_flight:
+            raise Problem(
+                problems.OVERLOADED,
+                f"{self._in_flight} inspections are under way, which is the limit; try again",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            if self._in_flight == 0:
+                self._idle.set()
+
+    def check_ready(self) -> None:
+        """Raise the `Problem` (code 40) that refuses inspections now, if one does."""
+        if self.state != "ready":
+            raise self._not_ready()
+
+    def begin_drain(self) -> None:
+        """Refuse new inspections from now on."""
+        if self.state not in ("draining", "failed"):
+            self.state = "draining"
+            log.info("draining", in_flight=self._in_flight)
+
+    @property
+    def in_flight(self) -> int:
+        """Inspections that were counted in and are not answered yet."""
+        return self._in_flight
+
+    async def idle(self) -> None:
+        """Wait until nothing is under way."""
+        await self._idle.wait()
+
+    def _not_ready(self) -> Problem:
+        match self.state:
+            case "starting":
+                detail, seconds = "the service is starting", _STARTING_RETRY_AFTER_S
+            case "restarting":
+                detail, seconds = "the engine is being restarted", RETRY_AFTER_S
+            case "failed":
+                detail, seconds = f"the service did not start: {self.failure}", _STARTING_RETRY_AFTER_S
+            case _:
+                detail, seconds = "the service is shutting down", RETRY_AFTER_S
+        return Problem(problems.NOT_READY, detail, retry_after_s=seconds)
