@@ -1,7 +1,8 @@
 """`atsnet export`: from a calibrated run to a bundle that the service loads."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,9 +14,13 @@ from cli.output import messages, print_json, results
 if TYPE_CHECKING:
     from atsnet.data.layout import Dataset, Sample
     from atsnet.training.run_directory import TrainedRun
+    from model_export.bundle import Precision
 
-EXAMPLES = """Example:
-  atsnet export runs/grains data/grains --name tec-grain-demo --version 1 --product tec-grain"""
+EXAMPLES = """Examples:
+  atsnet export runs/grains data/grains --name tec-grain-demo --version 1 --product tec-grain
+  atsnet export runs/grains data/grains --name my-grain --version 2 --product my-grain --precision fp32,fp16"""
+
+PRECISIONS: "Final[Mapping[str, Precision]]" = {"fp32": "float32", "fp16": "float16"}
 
 
 def export(
@@ -25,14 +30,20 @@ def export(
     version: Annotated[str, typer.Option(help="Version of the bundle; a published one never changes.")],
     product: Annotated[str, typer.Option(help="Product that it inspects; names its recipe in the service.")],
     weights: Annotated[Path, typer.Option(help="Directory of the bundles.")] = Path("weights"),
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="fp32[,fp16]", help="Graphs to put in: fp32 for CPUs, always there, and fp16 for GPU runtimes."
+        ),
+    ] = "fp32",
     parity_images: Annotated[
         int, typer.Option(min=1, help="Most images to compare PyTorch and ONNX Runtime on, evenly chosen.")
     ] = 500,
     json: options.Json = False,
 ) -> None:
-    """Make a bundle of a calibrated run: ONNX graph, thresholds, golden samples, model card.
+    """Make a bundle of a calibrated run: ONNX graphs, thresholds, golden samples, model card.
 
-    The graph is compared with the network on DATA's test images and the run's held-out ones; where a score differs or
+    The graphs are compared with the network on DATA's test images and the run's held-out ones; where a score differs or
     a verdict flips, nothing is published. Evaluate the run first, and its figures go into the model card.
     """
     from rich.table import Table
@@ -42,6 +53,7 @@ def export(
     from atsnet.training.run_directory import load_run
     from model_export.exporter import Identity, export_bundle
 
+    precisions = _precisions(precision)
     dataset = find_dataset(data)
     identity = Identity(name, version, product)
     trained = load_run(run)
@@ -54,11 +66,22 @@ def export(
     chosen = _evenly(samples, parity_images)
     with messages().status(f"exporting and comparing {len(chosen)} images"):
         exported = export_bundle(
-            trained, calibration, identity, weights_root=weights, parity_samples=chosen, golden_samples=samples
+            trained,
+            calibration,
+            identity,
+            weights_root=weights,
+            parity_samples=chosen,
+            golden_samples=samples,
+            precisions=precisions,
         )
-    bundle, parity = exported.bundle, exported.parity
+    bundle = exported.bundle
     if json:
-        document = {"path": str(bundle.path), "digest": bundle.digest, "parity": parity.model_dump(mode="json")}
+        document = {
+            "path": str(bundle.path),
+            "digest": bundle.digest,
+            "parity": exported.parity.model_dump(mode="json"),
+            "parities": {name: parity.model_dump(mode="json") for name, parity in exported.parities.items()},
+        }
         print_json(document)
         return
     table = Table(title=str(bundle.path), title_justify="left", show_header=False)
@@ -66,12 +89,23 @@ def export(
     table.add_column(overflow="fold")
     table.add_row("digest", bundle.digest)
     table.add_row("size", f"{sum(entry.bytes for entry in bundle.manifest.files.values()) / 1e6:.1f} MB")
-    table.add_row("compared", f"{parity.frames} images, {parity.candidate} with {parity.reference}")
-    table.add_row("largest difference of a score", f"{parity.score_relative_max:.2g} relative")
-    table.add_row("flipped verdicts", str(len(parity.flipped)))
+    for name, parity in exported.parities.items():
+        table.add_row(f"{name} compared", f"{parity.frames} images, {parity.candidate} with {parity.reference}")
+        table.add_row(f"{name} graph", f"{bundle.graph(name).stat().st_size / 1e6:.1f} MB")
+        table.add_row("largest difference of a score", f"{parity.score_relative_max:.2g} relative")
+        table.add_row("flipped verdicts", str(len(parity.flipped)))
     verdicts = ", ".join(f"{Path(s.image).stem} {s.verdict}" for s in bundle.manifest.golden_samples)
     table.add_row("golden samples", verdicts)
     results().print(table)
+
+
+def _precisions(names: str) -> list["Precision"]:
+    given = [name.strip() for name in names.split(",")]
+    unknown = [name for name in given if name not in PRECISIONS]
+    if unknown:
+        have = ", ".join(PRECISIONS)
+        raise CommandError(ExitCode.USAGE, f"--precision {names}: no precision {unknown[0]!r}; there are: {have}")
+    return [PRECISIONS[name] for name in given]
 
 
 def _real_images(run: "TrainedRun", dataset: "Dataset") -> list["Sample"]:

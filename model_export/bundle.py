@@ -2,9 +2,9 @@
 
     <name>/<version>/
         manifest.json     this module's `Manifest`
-        model.onnx        the deployable graph (one file a precision)
+        model.onnx        the deployable graph; other precisions beside it, as model.float16.onnx
         samples/*.png     golden samples: the images of the self-test
-        samples/*.npy     their expected anomaly maps, float16 [h, w]
+        samples/*.npy     their expected anomaly maps, float16 [h, w], for each precision
         MODEL_CARD.md     what it is, for people
 
 Every file beside the manifest is listed in it with its sha256; the manifest's own sha256 is the bundle's `digest`.
@@ -90,16 +90,37 @@ class Calibration(_Model):
         return "review" if self.review_score is not None and calibrated >= self.review_score else "pass"
 
 
-class GoldenSample(_Model):
-    """An image of the bundle with what this bundle must answer to it."""
+class GoldenAnswer(_Model):
+    """What must be answered to a golden sample."""
 
-    image: str
     anomaly_map: str
     score: float = Field(allow_inf_nan=False)
     """Expected raw score."""
     verdict: Verdict
+
+
+class GoldenSample(GoldenAnswer):
+    """An image of the bundle with what this bundle's float32 graph must answer to it."""
+
+    image: str
     label: str
     """What the image is known to show: `good` or the defect's name."""
+    answers: dict[Precision, GoldenAnswer] = Field(default_factory=dict)
+    """What the graphs of other precisions must answer."""
+
+
+class ParitySummary(_Model):
+    """How a graph compared with its reference on real frames before it was published."""
+
+    reference: str
+    candidate: str
+    frames: int = Field(ge=1)
+    score_relative_max: float
+    score_relative_mean: float
+    map_absolute_max: float
+    """Largest difference of a pixel, in units of the map threshold."""
+    map_absolute_mean: float
+    flipped_verdicts: int = Field(ge=0)
 
 
 class Manifest(_Model):
@@ -120,6 +141,10 @@ class Manifest(_Model):
     golden_samples: tuple[GoldenSample, ...] = Field(min_length=1)
     score_tolerance: float = Field(gt=0)
     """Largest relative difference of a golden sample's score that is accepted; see `Bundle.check_answer`."""
+    score_tolerances: dict[Precision, float] = Field(default_factory=dict)
+    """The same for precisions that have one of their own."""
+    parity: dict[Precision, ParitySummary] = Field(default_factory=dict)
+    """Of each graph; bundles that were made before there were several say nothing."""
     network: dict[str, Any]
     training: dict[str, Any]
     data: dict[str, Any]
@@ -161,12 +186,25 @@ class Bundle:
             have = ", ".join(sorted(self.manifest.graphs))
             raise BundleError(f"{self.path} has no {precision} graph; has: {have}") from None
 
-    def golden_map(self, sample: GoldenSample) -> Float32Array:
-        """Expected calibrated anomaly map of a golden sample, `float32 [map_height, map_width]`."""
-        stored = np.load(self.file(sample.anomaly_map), allow_pickle=False)
+    def golden_answer(self, sample: GoldenSample, precision: Precision = "float32") -> GoldenAnswer:
+        """What the graph of a precision must answer to a golden sample.
+
+        Raises:
+            BundleError: The bundle does not say.
+        """
+        answer = sample if precision == "float32" else sample.answers.get(precision)
+        if answer is None:
+            raise BundleError(f"{self.path} does not say what {precision} must answer to {sample.image}")
+        return answer
+
+    def golden_map(self, answer: GoldenAnswer) -> Float32Array:
+        """Expected calibrated anomaly map, `float32 [map_height, map_width]`."""
+        stored = np.load(self.file(answer.anomaly_map), allow_pickle=False)
         return np.asarray(stored, np.float32)
 
-    def check_answer(self, sample: GoldenSample, score: float, anomaly_map: Float32Array) -> float:
+    def check_answer(
+        self, sample: GoldenSample, score: float, anomaly_map: Float32Array, precision: Precision = "float32"
+    ) -> float:
         """Compare an answer to a golden sample with the one that was recorded.
 
         The score's tolerance is relative to the expected score, and to a tenth of the threshold where that is more:
@@ -177,24 +215,28 @@ class Bundle:
             sample: One of the manifest's.
             score: Raw score.
             anomaly_map: Calibrated, `float32 [map_height, map_width]`.
+            precision: Of the graph that answered.
 
         Returns:
             Relative difference of the score.
 
         Raises:
             GoldenMismatchError: Score, verdict or map are others.
+            BundleError: The bundle does not say what this precision must answer.
         """
-        calibration, tolerance = self.manifest.calibration, self.manifest.score_tolerance
-        difference = abs(score - sample.score) / max(abs(sample.score), _FAINT * calibration.score_threshold)
+        answer = self.golden_answer(sample, precision)
+        calibration = self.manifest.calibration
+        tolerance = self.manifest.score_tolerances.get(precision, self.manifest.score_tolerance)
+        difference = abs(score - answer.score) / max(abs(answer.score), _FAINT * calibration.score_threshold)
         if not difference <= tolerance:
             raise GoldenMismatchError(
-                f"{sample.image}: score {score:.6g}, expected {sample.score:.6g}: off by {difference:.2g} relative, "
+                f"{sample.image}: score {score:.6g}, expected {answer.score:.6g}: off by {difference:.2g} relative, "
                 f"{tolerance:.2g} is allowed"
             )
         verdict = calibration.verdict(score)
-        if verdict != sample.verdict:
-            raise GoldenMismatchError(f"{sample.image}: verdict {verdict}, expected {sample.verdict}")
-        expected = self.golden_map(sample)
+        if verdict != answer.verdict:
+            raise GoldenMismatchError(f"{sample.image}: verdict {verdict}, expected {answer.verdict}")
+        expected = self.golden_map(answer)
         if anomaly_map.shape != expected.shape:
             raise GoldenMismatchError(f"{sample.image}: map of shape {anomaly_map.shape}, expected {expected.shape}")
         apart = np.abs(np.clip(anomaly_map, 0, FLOAT16_MAX) - expected)
@@ -228,7 +270,7 @@ def load_bundle(path: Path) -> Bundle:
         _verify(path, name, entry)
     used = [*manifest.graphs.values()]
     for sample in manifest.golden_samples:
-        used += [sample.image, sample.anomaly_map]
+        used += [sample.image, sample.anomaly_map, *(answer.anomaly_map for answer in sample.answers.values())]
     for name in used:
         if name not in manifest.files:
             raise BundleError(f"{manifest_path} uses {name!r}, but lists no sha256 for it")

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,11 +22,13 @@ from model_export.bundle import (
     Calibration,
     FileEntry,
     Manifest,
+    Precision,
     describe_file,
     load_bundle,
     write_manifest,
 )
 from model_export.golden import (
+    MARGIN,
     GoldenChoice,
     check_golden_samples,
     choose_golden_samples,
@@ -35,16 +37,17 @@ from model_export.golden import (
 from model_export.graph import DeployableGraph
 from model_export.model_card import render_model_card
 from model_export.onnx_file import to_onnx
-from model_export.parity import ParityLimits, ParityReport, compare, read_frames, require_parity
-from model_export.scorers import OnnxScorer, TorchScorer
+from model_export.parity import LIMITS, ParityLimits, ParityReport, compare, read_frames, require_parity
+from model_export.precision import to_float16, with_rounding
+from model_export.scorers import OnnxScorer, Scorer, TorchScorer
 
-GRAPH_NAME: Final = "model.onnx"
-PARITY_NAME: Final = "parity.json"
+GRAPH_NAMES: Final[Mapping[Precision, str]] = {"float32": "model.onnx", "float16": "model.float16.onnx"}
+PARITY_NAMES: Final[Mapping[Precision, str]] = {"float32": "parity.json", "float16": "parity.float16.json"}
 CARD_NAME: Final = "MODEL_CARD.md"
 METRICS_PATH: Final = Path("evaluation") / "metrics.json"
 """Where an evaluated run keeps its metrics, below the run's directory."""
 
-DEFAULT_SCORE_TOLERANCE: Final = 1e-3
+SCORE_TOLERANCES: Final[Mapping[Precision, float]] = {"float32": 1e-3, "float16": 3e-2}
 """Of the self-test: other processors and kernels round differently, which parity on one machine does not show."""
 
 
@@ -73,9 +76,24 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A published bundle, and how its graph compared with the network."""
+    """A published bundle, and how its graphs compared with the network."""
 
     bundle: Bundle
+    parities: Mapping[Precision, ParityReport]
+
+    @property
+    def parity(self) -> ParityReport:
+        """Of the float32 graph."""
+        return self.parities["float32"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """A graph on its way into a bundle."""
+
+    content: bytes
+    scorer: Scorer
+    """How it answers, as far as this machine can tell."""
     parity: ParityReport
 
 
@@ -87,9 +105,10 @@ def export_bundle(
     weights_root: Path,
     parity_samples: Sequence[Sample],
     golden_samples: Sequence[Sample],
+    precisions: Sequence[Precision] = ("float32",),
     golden_choice: GoldenChoice | None = None,
-    parity_limits: ParityLimits | None = None,
-    score_tolerance: float = DEFAULT_SCORE_TOLERANCE,
+    parity_limits: Mapping[Precision, ParityLimits] | None = None,
+    score_tolerances: Mapping[Precision, float] | None = None,
     metrics: dict[str, Any] | None = None,
     created: datetime | None = None,
 ) -> Exported:
@@ -104,16 +123,17 @@ def export_bundle(
         weights_root: Where bundles live.
         parity_samples: Real images, good and defective, to compare PyTorch and ONNX Runtime on.
         golden_samples: Labelled images to choose the self-test's from.
+        precisions: Of the graphs; float32 is always among them, the others are measured against it.
         golden_choice: How many of these to take.
-        parity_limits: Beyond these nothing is published.
-        score_tolerance: What the self-test at a station will accept, relative.
+        parity_limits: Beyond these nothing is published; `parity.LIMITS` by default.
+        score_tolerances: What the self-test at a station will accept, relative; `SCORE_TOLERANCES` by default.
         metrics: Of the evaluation; by default those that the run's directory holds, if it was evaluated.
         created: Time to put into the manifest; now by default.
 
     Raises:
         ExportError: The version exists, there are no images for the gate, or the directory cannot be written.
         OnnxExportError: The network does not export cleanly.
-        ParityError: The graph does not score as the network.
+        ParityError: A graph does not score as the network.
         GoldenSampleError: There is nothing to choose golden samples from, or they do not repeat.
         ImageError: An image cannot be read.
     """
@@ -125,34 +145,34 @@ def export_bundle(
     thresholds = Calibration.model_validate(calibration.deployed())
     metrics = _read_metrics(run.directory) if metrics is None else metrics
 
-    graph = to_onnx(DeployableGraph(run.network, thresholds.map_threshold), run.config.input)
-    scorer = OnnxScorer(graph)
-    parity = compare(
-        TorchScorer(run.network, thresholds.map_threshold),
-        scorer,
-        read_frames(parity_samples, run.config.input),
-        thresholds,
-        parity_limits,
-    )
-    require_parity(parity)
-    chosen = choose_golden_samples(golden_samples, scorer, run.config.input, thresholds, golden_choice)
+    tolerances = {**SCORE_TOLERANCES, **(score_tolerances or {})}
+    graphs = _make_graphs(run, thresholds, parity_samples, precisions, {**LIMITS, **(parity_limits or {})})
+    scorers = {precision: graph.scorer for precision, graph in graphs.items()}
+    reference = scorers.pop("float32")
+    # What lies in a precision's tolerance must lie on one side of the threshold.
+    margin = max(MARGIN, *(tolerances[precision] for precision in graphs))
+    chosen = choose_golden_samples(golden_samples, reference, run.config.input, thresholds, golden_choice, margin)
 
     with _staging(target) as directory:
-        (directory / GRAPH_NAME).write_bytes(graph)
-        (directory / PARITY_NAME).write_text(parity.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        golden = record_golden_samples(chosen, directory, scorer, run.config.input, thresholds)
+        for precision, graph in graphs.items():
+            (directory / GRAPH_NAMES[precision]).write_bytes(graph.content)
+            report = graph.parity.model_dump_json(indent=2) + "\n"
+            (directory / PARITY_NAMES[precision]).write_text(report, encoding="utf-8")
+        golden = record_golden_samples(chosen, directory, reference, run.config.input, thresholds, scorers)
         manifest = Manifest(
             name=identity.name,
             version=identity.version,
             product=identity.product,
             created=created or datetime.now(UTC).replace(microsecond=0),
-            graphs={"float32": GRAPH_NAME},
+            graphs={precision: GRAPH_NAMES[precision] for precision in graphs},
             input=run.config.input,
             map_height=run.config.input.height // MAP_STRIDE,
             map_width=run.config.input.width // MAP_STRIDE,
             calibration=thresholds,
             golden_samples=tuple(golden),
-            score_tolerance=score_tolerance,
+            score_tolerance=tolerances["float32"],
+            score_tolerances={precision: tolerances[precision] for precision in scorers},
+            parity={precision: graph.parity.summary() for precision, graph in graphs.items()},
             network=run.config.network.model_dump(mode="json"),
             training=_training(run, thresholds),
             data=_data(run),
@@ -161,12 +181,42 @@ def export_bundle(
             files=_entries(directory),
         )
         parameters = sum(parameter.numel() for parameter in run.network.parameters())
-        card = render_model_card(manifest, parity, parameters=parameters, cautions=calibration.warnings)
+        parities = {precision: graph.parity for precision, graph in graphs.items()}
+        card = render_model_card(manifest, parities, parameters=parameters, cautions=calibration.warnings)
         (directory / CARD_NAME).write_text(card, encoding="utf-8")
         write_manifest(directory, manifest.model_copy(update={"files": _entries(directory)}))
         built = load_bundle(directory)
-        check_golden_samples(built, OnnxScorer(built.graph("float32").read_bytes()))
-    return Exported(load_bundle(target), parity)
+        for precision in graphs:
+            check_golden_samples(built, OnnxScorer(built.graph(precision).read_bytes()), precision)
+    return Exported(load_bundle(target), parities)
+
+
+def _make_graphs(
+    run: TrainedRun,
+    thresholds: Calibration,
+    samples: Sequence[Sample],
+    precisions: Sequence[Precision],
+    limits: Mapping[Precision, ParityLimits],
+) -> dict[Precision, _Graph]:
+    """Graphs that passed the gate: float32 against the network in PyTorch, the others against float32."""
+    geometry = run.config.input
+    unknown = sorted(set(precisions) - set(GRAPH_NAMES))
+    if unknown:
+        raise ExportError(f"cannot export {', '.join(unknown)}; there are: {', '.join(GRAPH_NAMES)}")
+
+    def admit(reference: Scorer, content: bytes, scorer: Scorer, precision: Precision) -> _Graph:
+        parity = compare(reference, scorer, read_frames(samples, geometry), thresholds, limits[precision])
+        require_parity(parity)
+        return _Graph(content, scorer, parity)
+
+    content = to_onnx(DeployableGraph(run.network, thresholds.map_threshold), geometry)
+    network = TorchScorer(run.network, thresholds.map_threshold)
+    graphs: dict[Precision, _Graph] = {"float32": admit(network, content, OnnxScorer(content), "float32")}
+    if "float16" in precisions:
+        half = to_float16(content)
+        rounding = OnnxScorer(with_rounding(half), "every half-precision result rounded")
+        graphs["float16"] = admit(graphs["float32"].scorer, half, rounding, "float16")
+    return graphs
 
 
 def _read_metrics(run_directory: Path) -> dict[str, Any]:

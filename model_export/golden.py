@@ -17,11 +17,19 @@ import numpy as np
 
 from atsnet.data.layout import GOOD, Sample
 from atsnet.imaging import Float32Array, InputGeometry, read_image, to_frame
-from model_export.bundle import FLOAT16_MAX, Bundle, Calibration, GoldenMismatchError, GoldenSample
+from model_export.bundle import (
+    FLOAT16_MAX,
+    Bundle,
+    Calibration,
+    GoldenAnswer,
+    GoldenMismatchError,
+    GoldenSample,
+    Precision,
+)
 from model_export.scorers import Scorer
 
 SAMPLES_FOLDER: Final = "samples"
-_MARGIN: Final = 0.02
+MARGIN: Final = 0.02
 """Least distance of a golden sample's calibrated score from any boundary between verdicts."""
 _FAINT: Final = 0.05
 """Calibrated score below which relative differences say little; such images are taken only for want of others."""
@@ -47,8 +55,11 @@ def choose_golden_samples(
     geometry: InputGeometry,
     calibration: Calibration,
     choice: GoldenChoice | None = None,
+    margin: float = MARGIN,
 ) -> list[Sample]:
     """Choose, of each label, typical images: rightly judged if possible, with scores in the middle of those.
+
+    None has a calibrated score within `margin` of a boundary between verdicts.
 
     Raises:
         GoldenSampleError: There is no image to choose.
@@ -62,7 +73,7 @@ def choose_golden_samples(
     for label in sorted(by_label, key=lambda label: (label != GOOD, label)):
         candidates = by_label[label][: choice.candidates]
         scored = [(_score(sample.path, scorer, geometry)[0], sample) for sample in candidates]
-        usable = [item for item in scored if _distance_to_boundary(item[0], calibration) >= _MARGIN]
+        usable = [item for item in scored if _distance_to_boundary(item[0], calibration) >= margin]
         chosen += _rank(usable, label, calibration)[: choice.good if label == GOOD else choice.per_defect]
     if not chosen:
         raise GoldenSampleError(
@@ -72,16 +83,22 @@ def choose_golden_samples(
 
 
 def record_golden_samples(
-    samples: Sequence[Sample], directory: Path, scorer: Scorer, geometry: InputGeometry, calibration: Calibration
+    samples: Sequence[Sample],
+    directory: Path,
+    scorer: Scorer,
+    geometry: InputGeometry,
+    calibration: Calibration,
+    others: Mapping[Precision, Scorer] | None = None,
 ) -> list[GoldenSample]:
     """Copy images into a bundle's directory as 8-bit PNG of the original size, and write down what is answered to them.
 
     Args:
         samples: Images to take, all of them.
         directory: The bundle's; files go to `samples/` below it, named by label and number.
-        scorer: The exported graph in the reference runtime.
+        scorer: The float32 graph in the reference runtime.
         geometry: What the graph takes.
         calibration: Draws the verdicts.
+        others: The same for other precisions.
 
     Raises:
         GoldenSampleError: An image cannot be encoded, the answer to it is not finite, or too close to a boundary.
@@ -99,29 +116,33 @@ def record_golden_samples(
             raise GoldenSampleError(f"{sample.path} cannot be encoded as PNG")
         image = directory / f"{stem}.png"
         image.write_bytes(content.tobytes())
-        score, anomaly_map = _score(image, scorer, geometry)
-        if not (np.isfinite(score) and np.isfinite(anomaly_map).all()):
-            raise GoldenSampleError(f"the answer to {sample.path} is not finite; the network's weights are damaged")
-        if _distance_to_boundary(score, calibration) < _MARGIN:
-            raise GoldenSampleError(
-                f"{sample.path} scores {score / calibration.score_threshold:.4g} (calibrated), too close to a boundary "
-                "between verdicts for a golden sample"
-            )
-        np.save(directory / f"{stem}.npy", np.clip(anomaly_map, 0, FLOAT16_MAX).astype(np.float16))
+        answers: dict[Precision, GoldenAnswer] = {}
+        scorers: dict[Precision, Scorer] = {"float32": scorer, **(others or {})}
+        for precision, scores in scorers.items():
+            score, anomaly_map = _score(image, scores, geometry)
+            if not (np.isfinite(score) and np.isfinite(anomaly_map).all()):
+                raise GoldenSampleError(f"the answer to {sample.path} is not finite; the network's weights are damaged")
+            if _distance_to_boundary(score, calibration) < MARGIN:
+                raise GoldenSampleError(
+                    f"{sample.path} scores {score / calibration.score_threshold:.4g} (calibrated), too close to a "
+                    "boundary between verdicts for a golden sample"
+                )
+            name = f"{stem}.npy" if precision == "float32" else f"{stem}.{precision}.npy"
+            np.save(directory / name, np.clip(anomaly_map, 0, FLOAT16_MAX).astype(np.float16))
+            answers[precision] = GoldenAnswer(anomaly_map=name, score=score, verdict=calibration.verdict(score))
         golden.append(
             GoldenSample(
                 image=f"{stem}.png",
-                anomaly_map=f"{stem}.npy",
-                score=score,
-                verdict=calibration.verdict(score),
                 label=sample.label,
+                **answers.pop("float32").model_dump(),
+                answers=answers,
             )
         )
     return golden
 
 
-def check_golden_samples(bundle: Bundle, scorer: Scorer) -> Mapping[str, float]:
-    """Inspect a bundle's golden samples.
+def check_golden_samples(bundle: Bundle, scorer: Scorer, precision: Precision = "float32") -> Mapping[str, float]:
+    """Inspect a bundle's golden samples with its graph of a precision.
 
     Returns:
         Relative score difference of each sample's image.
@@ -133,7 +154,7 @@ def check_golden_samples(bundle: Bundle, scorer: Scorer) -> Mapping[str, float]:
     for sample in bundle.manifest.golden_samples:
         score, anomaly_map = _score(bundle.file(sample.image), scorer, bundle.manifest.input)
         try:
-            differences[sample.image] = bundle.check_answer(sample, score, anomaly_map)
+            differences[sample.image] = bundle.check_answer(sample, score, anomaly_map, precision)
         except GoldenMismatchError as error:
             raise GoldenSampleError(f"{bundle.path}: {error}") from error
     return differences

@@ -7,18 +7,22 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from model_export.bundle import Manifest
+from model_export.bundle import Manifest, Precision
 from model_export.parity import ParityReport
 
 
 def render_model_card(
-    manifest: Manifest, parity: ParityReport, *, parameters: int, cautions: Sequence[str] = ()
+    manifest: Manifest,
+    parities: Mapping[Precision, ParityReport],
+    *,
+    parameters: int,
+    cautions: Sequence[str] = (),
 ) -> str:
     """Write the card.
 
     Args:
         manifest: The bundle's manifest, with every file but the card.
-        parity: Of its float32 graph.
+        parities: Of each graph.
         parameters: Of the trained network.
         cautions: What calibration warned of.
     """
@@ -28,7 +32,7 @@ def render_model_card(
         _data(manifest),
         _metrics(manifest.metrics, manifest.calibration.score_threshold),
         _calibration(manifest, cautions),
-        _parity(parity),
+        _parities(parities),
         _golden(manifest),
         _sizes(manifest, parameters),
         _backbone(manifest),
@@ -114,7 +118,11 @@ def _calibration(manifest: Manifest, cautions: Sequence[str]) -> str:
     return "\n".join([text, *(f"\n> **Caution:** {caution}" for caution in cautions)])
 
 
-def _parity(parity: ParityReport) -> str:
+def _parities(parities: Mapping[Precision, ParityReport]) -> str:
+    return "\n\n".join(["## Parity", *(_parity(precision, parity) for precision, parity in parities.items())])
+
+
+def _parity(precision: Precision, parity: ParityReport) -> str:
     limits = parity.limits
     rows = (
         ("raw score, absolute", _number(parity.score_absolute_mean), _number(parity.score_absolute_max), ""),
@@ -134,8 +142,7 @@ def _parity(parity: ParityReport) -> str:
         ("verdicts flipped by rounding, on the threshold itself", "", len(parity.ties), ""),
     )
     return (
-        "## Parity\n\n"
-        f"`float32`: {parity.candidate} against {parity.reference}, on {parity.frames} real frames.\n\n"
+        f"`{precision}`: {parity.candidate} against {parity.reference}, on {parity.frames} real frames.\n\n"
         f"{_table(('difference', 'mean', 'largest', 'limit'), rows)}"
     )
 

@@ -1,7 +1,7 @@
 """The parity gate: what is published scores as what was trained, on real frames, or it is not published."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atsnet.data.layout import Sample
 from atsnet.imaging import Float32Array, InputGeometry, UInt8Array, read_image, to_frame
-from model_export.bundle import Calibration, Verdict
+from model_export.bundle import Calibration, ParitySummary, Precision, Verdict
 from model_export.scorers import Scorer
 
 _MAX_NAMED: Final = 10
@@ -31,6 +31,16 @@ class ParityLimits(_Model):
     """Largest difference of a map's pixel, relative to the pixel (or to the map threshold, if that is larger). Rounding
     can swap a place's nearest prototype for another as near, which moves the map there by some thousandths."""
     flipped_verdicts: int = Field(default=0, ge=0)
+    tie_relative: float = Field(default=_ROUNDING, gt=0)
+    """How far the candidate's score of a frame that *is* the threshold may be from it for its verdict not to count."""
+
+
+LIMITS: Final[Mapping[Precision, ParityLimits]] = {
+    "float32": ParityLimits(),
+    # Half-precision features swap prototypes that are equally near, which moves single places of the map; see
+    # docs/model/precision.md for what was measured.
+    "float16": ParityLimits(score_relative=0.05, map_relative=0.2, tie_relative=0.05),
+}
 
 
 class FrameParity(_Model):
@@ -46,7 +56,7 @@ class FrameParity(_Model):
     reference_verdict: Verdict
     verdict: Verdict
     on_boundary: bool
-    """Whether both scores are on a verdict's boundary, but for float32 rounding: then neither verdict is wrong."""
+    """Whether both scores are on a verdict's boundary, but for rounding: then neither verdict is wrong."""
 
     @property
     def flipped(self) -> bool:
@@ -82,6 +92,19 @@ class ParityReport(_Model):
     def accepted(self) -> bool:
         """Whether the graph may be published."""
         return not self.beyond and len(self.flipped) <= self.limits.flipped_verdicts
+
+    def summary(self) -> ParitySummary:
+        """What the manifest keeps of it."""
+        return ParitySummary(
+            reference=self.reference,
+            candidate=self.candidate,
+            frames=self.frames,
+            score_relative_max=self.score_relative_max,
+            score_relative_mean=self.score_relative_mean,
+            map_absolute_max=self.map_absolute_max,
+            map_absolute_mean=self.map_absolute_mean,
+            flipped_verdicts=len(self.flipped),
+        )
 
 
 class ParityError(Exception):
@@ -121,12 +144,13 @@ def compare(
         candidate: What is to be published.
         frames: Names and pixels, `uint8 [H, W, C]`; read once, `batch_size` held at a time.
         calibration: Draws the verdicts.
-        limits: What `ParityReport.accepted` goes by.
+        limits: What `ParityReport.accepted` goes by; float32's by default.
         batch_size: Frames at a time.
 
     Raises:
         ValueError: There are no frames.
     """
+    limits = limits or LIMITS["float32"]
     results: list[FrameParity] = []
     map_means: list[float] = []
     for names, pixels in _batches(frames, batch_size):
@@ -140,12 +164,12 @@ def compare(
                     expected[1][row],
                     found[1][row],
                     calibration,
+                    limits.tie_relative,
                 )
             )
             map_means.append(float(np.abs(found[1][row] - expected[1][row]).mean()))
     if not results:
         raise ValueError("parity needs frames to be measured on; none were given")
-    limits = limits or ParityLimits()
     absolute = np.array([abs(frame.score - frame.reference_score) for frame in results])
     relative = np.array([frame.score_relative for frame in results])
     return ParityReport(
@@ -188,6 +212,7 @@ def _compare_frame(
     reference_map: Float32Array,
     anomaly_map: Float32Array,
     calibration: Calibration,
+    tie_relative: float,
 ) -> FrameParity:
     # A score near zero is a difference of two nearly equal numbers: its own size says nothing about precision.
     scale = max(abs(reference_score), 0.1 * calibration.score_threshold)
@@ -203,7 +228,8 @@ def _compare_frame(
         reference_verdict=calibration.verdict(reference_score),
         verdict=calibration.verdict(score),
         on_boundary=any(
-            all(abs(raw / calibration.score_threshold - edge) <= _ROUNDING * edge for raw in (reference_score, score))
+            abs(reference_score / calibration.score_threshold - edge) <= _ROUNDING * edge
+            and abs(score / calibration.score_threshold - edge) <= tie_relative * edge
             for edge in calibration.boundaries
         ),
     )

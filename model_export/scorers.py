@@ -47,7 +47,9 @@ class TorchScorer:
 class OnnxScorer:
     """An ONNX file in ONNX Runtime on the CPU, one thread, as the service runs it."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, note: str = "") -> None:
+        """`note` is added to the description."""
+        self._note = note
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(content, options, providers=[_PROVIDER])
@@ -55,7 +57,7 @@ class OnnxScorer:
     @property
     def description(self) -> str:
         """See `Scorer`."""
-        return f"ONNX Runtime {onnxruntime.__version__}, CPU"
+        return f"ONNX Runtime {onnxruntime.__version__}, CPU{self._note and f', {self._note}'}"
 
     def __call__(self, frames: UInt8Array) -> tuple[Float32Array, Float32Array]:
         """See `Scorer`."""

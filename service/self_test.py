@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from atsnet.imaging import ImageError, read_image, to_frame
-from model_export.bundle import Bundle, GoldenMismatchError, GoldenSample
+from model_export.bundle import Bundle, BundleError, GoldenSample
 from service.recipes import Recipe, default_recipe
 from service.runtimes.protocol import Runtime
 from service.verdict import NotFiniteError, judge
@@ -43,13 +43,15 @@ def _check(bundle: Bundle, runtime: Runtime, recipe: Recipe, sample: GoldenSampl
         scores, maps = runtime.run(frame.pixels[np.newaxis])
         score = float(scores[0])
         verdict = judge(score, manifest.calibration.score_threshold, recipe).verdict
-        difference = bundle.check_answer(sample, score, maps[0])
+        precision = runtime.describe().precision
+        expected = bundle.golden_answer(sample, precision).verdict
+        difference = bundle.check_answer(sample, score, maps[0], precision)
     except (ImageError, NotFiniteError) as error:
         raise SelfTestError(f"{where}: {sample.image}: {error}") from error
-    except GoldenMismatchError as error:
+    except BundleError as error:  # a mismatch is one of them
         raise SelfTestError(f"{where}: {error}") from error
     except Exception as error:  # a runtime may raise anything
         raise SelfTestError(f"{where}: {sample.image}: the runtime failed: {error}") from error
-    if verdict != sample.verdict:
-        raise SelfTestError(f"{where}: {sample.image}: verdict {verdict}, expected {sample.verdict}")
+    if verdict != expected:
+        raise SelfTestError(f"{where}: {sample.image}: verdict {verdict}, expected {expected}")
     return difference

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from atsnet.imaging import Float32Array, UInt8Array
-from model_export.bundle import Bundle
+from model_export.bundle import Bundle, Precision
 
 
 class RuntimeUnusableError(Exception):
@@ -16,7 +16,8 @@ class RuntimeDescription:
     """What runs, and how it wants its work."""
 
     provider: str
-    precision: str
+    precision: Precision
+    """Of the bundle's graph that runs."""
     model: str
     version: str
     lanes: int

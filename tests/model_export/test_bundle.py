@@ -86,6 +86,24 @@ def test_a_precision_that_it_lacks(copied: Bundle) -> None:
         copied.graph("float16")
 
 
+def test_a_precision_without_golden_answers(copied: Bundle) -> None:
+    sample = copied.manifest.golden_samples[0]
+    with pytest.raises(BundleError, match=f"does not say what float16 must answer to {sample.image}"):
+        copied.check_answer(sample, sample.score, copied.golden_map(sample), "float16")
+
+
+def test_a_manifest_from_before_there_were_precisions(copied: Bundle) -> None:
+    path = copied.path / MANIFEST_NAME
+    manifest = json.loads(path.read_text())
+    del manifest["parity"], manifest["score_tolerances"]
+    for sample in manifest["golden_samples"]:
+        del sample["answers"]
+    path.write_text(json.dumps(manifest))
+    bundle = load_bundle(copied.path)
+    sample = bundle.manifest.golden_samples[0]
+    assert bundle.check_answer(sample, sample.score, bundle.golden_map(sample)) == 0
+
+
 def test_listing_leaves_out_what_is_under_way(copied: Bundle, tmp_path: Path) -> None:
     shutil.copytree(copied.path, copied.path.parent / ".2-abcdef")
     shutil.copytree(copied.path, copied.path.parent / "0.9")

@@ -84,6 +84,16 @@ def test_a_frame_that_is_the_threshold_may_fall_on_either_side() -> None:
     assert report.accepted
 
 
+def test_how_far_a_tie_may_fall_is_a_limit() -> None:
+    table, candidate = Answers([2.0, 1.9]), Answers([2.02, 2.02])
+    loose = ParityLimits(score_relative=0.1, tie_relative=0.02)
+    report = compare(table, candidate, frames(2), CALIBRATION, loose)
+    assert [frame.name for frame in report.ties] == ["frame-0"]
+    assert [frame.name for frame in report.flipped] == ["frame-1"]
+    strict = compare(table, candidate, frames(2), CALIBRATION, ParityLimits(score_relative=0.1))
+    assert len(strict.flipped) == 2
+
+
 def test_tiny_scores_are_not_held_to_their_own_size() -> None:
     assert compare(Answers([1e-6]), Answers([2e-6]), frames(1), CALIBRATION).accepted
     assert not compare(Answers([1e-6]), Answers([1e-3]), frames(1), CALIBRATION).accepted
