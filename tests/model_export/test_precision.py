@@ -83,6 +83,12 @@ def test_types_change_only_where_the_parts_meet(half: onnx.ModelProto) -> None:
             assert source is None or source.op_type != "Cast"
 
 
+def test_bytes_are_cast_before_anything_else(half: onnx.ModelProto) -> None:
+    takers = [node.op_type for node in half.graph.node if "images" in node.input]
+    assert takers == ["Cast"]
+    assert TensorProto.UINT8 not in {kind for name, kind in types(half).items() if name != "images"}
+
+
 def test_inputs_and_outputs_are_as_before(float32: bytes, half: onnx.ModelProto) -> None:
     before = onnx.load_from_string(float32).graph
     assert list(half.graph.input) == list(before.input)
