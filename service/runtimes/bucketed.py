@@ -5,27 +5,17 @@ A lane is one stream of the device with its buffers. While one computes, the nex
 
 import queue
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 
 from atsnet.imaging import Float32Array, UInt8Array
-from model_export.batching import BUCKETS, bucket_for, pad
+from model_export.batching import BUCKETS, Lane, run_padded
 from model_export.bundle import Bundle, Precision
 from service.runtimes.protocol import RuntimeDescription, RuntimeUnusableError
 
 _WARM_UPS: Final = 3
 """Runs of each bucket at load: libraries choose kernels in the first and capture them in the second or third."""
-
-
-class Lane(Protocol):
-    """One stream of a device; called by one thread at a time."""
-
-    def run(self, frames: UInt8Array) -> tuple[Float32Array, Float32Array]:
-        """Score exactly a bucket of frames; the answers are copies that the caller may keep."""
-
-    def close(self) -> None:
-        """Give the device's memory back."""
 
 
 class BucketedRuntime:
@@ -69,16 +59,11 @@ class BucketedRuntime:
 
     def run(self, frames: UInt8Array) -> tuple[Float32Array, Float32Array]:
         """Score frames on an idle lane, as few batches as they fit in; see `Runtime.run`."""
-        most = self._buckets[-1]
-        parts = [frames[start : start + most] for start in range(0, len(frames), most)]
         lane = self._idle.get()
         try:
-            answers = [lane.run(pad(part, bucket_for(len(part), self._buckets))) for part in parts]
+            return run_padded(lane, frames, self._buckets)
         finally:
             self._idle.put(lane)
-        kept = [(scores[: len(part)], maps[: len(part)]) for part, (scores, maps) in zip(parts, answers, strict=True)]
-        scores, maps = zip(*kept, strict=True)
-        return np.concatenate(scores), np.concatenate(maps)
 
     def describe(self) -> RuntimeDescription:
         """What was loaded; see `Runtime.describe`."""

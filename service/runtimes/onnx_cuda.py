@@ -12,9 +12,9 @@ import onnxruntime
 import structlog
 
 from atsnet.imaging import Float32Array, UInt8Array
-from model_export.batching import BUCKETS
+from model_export.batching import BUCKETS, Lane
 from model_export.bundle import Bundle, BundleError, Precision
-from service.runtimes.bucketed import BucketedRuntime, Lane, precision_for_gpu
+from service.runtimes.bucketed import BucketedRuntime, precision_for_gpu
 from service.runtimes.protocol import RuntimeUnusableError
 
 log = structlog.get_logger(__name__)

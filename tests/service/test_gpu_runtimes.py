@@ -12,9 +12,10 @@ import pytest
 from brightness_graph import graph
 from serving import MAP_SIZE, SCORE_THRESHOLD, write_bundle
 
+from model_export.batching import Lane
 from model_export.bundle import Bundle, Precision, load_bundle
 from service.runtimes import onnx_cuda
-from service.runtimes.bucketed import BucketedRuntime, Lane
+from service.runtimes.bucketed import BucketedRuntime
 from service.runtimes.onnx_cuda import CPU, CUDA, BoundLane, OnnxCudaRuntime, Shapes, check_provider, providers_for
 from service.runtimes.protocol import RuntimeUnusableError
 
