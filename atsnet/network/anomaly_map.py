@@ -68,8 +68,8 @@ class AnomalyMap(nn.Module):
                 continue
             offset = (depth * _steps(self.offsets[index])).sum(dim=1)
             gain = (depth * _steps(self.gains[index])).sum(dim=1)
-            fused = fused + share * (resize(source, size) - offset) * gain
-        fused = torch.clamp(fused, min=0)
+            # What one source finds more normal than normal does not speak against what another one finds.
+            fused = fused + share * torch.clamp((resize(source, size) - offset) * gain, min=0)
         anomaly_map = smooth_inspected(fused.unsqueeze(1), inspect.unsqueeze(1), self.kernel).squeeze(1)
         return self.score(anomaly_map), anomaly_map
 

@@ -123,6 +123,14 @@ def test_evidence_below_normal_are_zero_not_negative() -> None:
     assert score.item() == 0
 
 
+def test_a_source_that_finds_nothing_does_not_speak_against_the_others() -> None:
+    anomaly_map = make(NARROW, 1.0)
+    _, silent = anomaly_map(sources(2.0, 3.0, 0.0, 0.0, 0.0), everything())
+    _, below = anomaly_map(sources(2.0, 3.0, -5.0, -1.0, -7.0), everything())
+    assert torch.equal(below, silent)
+    assert torch.allclose(silent, torch.ones(1, 8, 8))
+
+
 def test_positions_not_inspected_are_zero_and_do_not_raise_the_score() -> None:
     found, inspect = peak(2, 5, 15.0), everything()
     assert found[0] is not None
