@@ -1,7 +1,7 @@
 """The application: routes, problems and one station from start to stop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
@@ -21,7 +21,7 @@ _DESCRIPTION = "Send an image of a part, get a verdict for the line. Every verdi
 def create_app(
     settings: Settings | None = None,
     runtime: Runtime | None = None,
-    station: Callable[[Settings, Runtime | None], Front] = Station,
+    station: Front | None = None,
 ) -> FastAPI:
     """Make an application; also what `uvicorn --factory service.app:create_app` calls.
 
@@ -32,13 +32,13 @@ def create_app(
     Args:
         settings: How to set it up; from environment and defaults if not given.
         runtime: What runs the network; as the settings say if not given.
-        station: Makes the station, once there is an event loop; one in this process if not given.
+        station: What the routes ask; one in this process, set up as the settings say, if not given.
     """
     resolved = settings or load_settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        front = app.state.station = station(resolved, runtime)
+        front = app.state.station = station or Station(resolved, runtime)
         started = app.state.started = asyncio.create_task(front.start())
         try:
             yield

@@ -4,6 +4,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
 from typing import Final, Literal, Protocol
 
 import structlog
@@ -90,7 +91,7 @@ class Front(ABC):
         self.settings = settings
         self.state: State = "starting"
         self.failure: str | None = None
-        """Why it did not start, in state `failed`."""
+        """Why it did not start, or why it is being started again."""
         self._max_in_flight = 0
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -115,8 +116,12 @@ class Front(ABC):
         """All metrics in the text format of Prometheus."""
 
     @abstractmethod
-    async def start(self) -> None:
-        """Start; raises `StartError` when it cannot serve."""
+    async def start(self) -> Path | None:
+        """Start; where a golden sample's image is to try, if that is known here.
+
+        Raises:
+            StartError: It cannot serve.
+        """
 
     @abstractmethod
     def abandon(self) -> None:
@@ -174,7 +179,8 @@ class Front(ABC):
             case "starting":
                 detail, seconds = "the service is starting", _STARTING_RETRY_AFTER_S
             case "restarting":
-                detail, seconds = "the engine is being restarted", RETRY_AFTER_S
+                why = f": {self.failure}" if self.failure else ""
+                detail, seconds = f"the engine is being restarted{why}", RETRY_AFTER_S
             case "failed":
                 detail, seconds = f"the service did not start: {self.failure}", _STARTING_RETRY_AFTER_S
             case _:

@@ -1,6 +1,6 @@
 """What the service counts, for Prometheus."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from prometheus_client import (
@@ -13,6 +13,9 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from service.reply import Timing
 from service.runtimes.protocol import RuntimeDescription
@@ -24,6 +27,22 @@ _BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32)
 _SCORE_BUCKETS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 _MAX_STATIONS: Final = 64
 _OTHER_STATIONS: Final = "other"
+
+
+class Restarts(Collector):
+    """How often processes of the service had to be started again; whoever starts them says so."""
+
+    def __init__(self) -> None:
+        self.counts = {"engine": 0, "worker": 0}
+
+    def collect(self) -> Iterable[Metric]:
+        """The counts as they are."""
+        family = CounterMetricFamily(
+            "inspect_worker_restarts", "Processes that ended and were started again", labels=["process"]
+        )
+        for process, count in self.counts.items():
+            family.add_metric([process], count)
+        yield family
 
 
 class Metrics:
@@ -65,6 +84,8 @@ class Metrics:
             "inspect_archive_dropped", "Inspections whose image was not kept", ["reason"], registry=self.registry
         )
         self._runtime = Info("inspect_runtime", "What runs the network", registry=self.registry)
+        self.restarts = Restarts()
+        self.registry.register(self.restarts)
 
     def watch(self, queue_depth: Callable[[], int], archive_bytes: Callable[[], int]) -> None:
         """Read these figures whenever the metrics are asked for."""
@@ -82,15 +103,15 @@ class Metrics:
             }
         )
 
-    def request(self, station: str | None, outcome: str) -> None:
-        """Count a request; stations beyond the first 64 share a label, since clients choose their names."""
+    def request(self, station: str | None, outcome: str, times: int = 1) -> None:
+        """Count requests that ended alike; stations beyond 64 share a label, since clients choose their names."""
         label = station or ""
         if label not in self._stations:
             if len(self._stations) < _MAX_STATIONS:
                 self._stations.add(label)
             else:
                 label = _OTHER_STATIONS
-        self._requests.labels(label, outcome).inc()
+        self._requests.labels(label, outcome).inc(times)
 
     def verdict(self, recipe: str, verdict: str, score: float, timing: Timing) -> None:
         """Count a verdict with its calibrated score and its stages."""
@@ -103,9 +124,9 @@ class Metrics:
         """Count a batch."""
         self._batches.observe(frames)
 
-    def deadline_missed(self) -> None:
-        """Count a request whose deadline passed."""
-        self._missed.inc()
+    def deadline_missed(self, times: int = 1) -> None:
+        """Count requests whose deadline passed."""
+        self._missed.inc(times)
 
     def archive_dropped(self, reason: str) -> None:
         """Count an image that was not kept."""

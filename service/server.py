@@ -6,19 +6,23 @@ import shlex
 import socket
 import sys
 import time
-from enum import IntEnum
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.engine.supervisor import Supervisor
+from service.exit_code import ExitCode
+from service.front import Front
 from service.logs import configure_logs
 from service.runtimes.protocol import Runtime
 from service.settings import Settings
-from service.station import Station
 
 log = structlog.get_logger(__name__)
 
@@ -27,22 +31,16 @@ _CLOSING_S: Final = 2
 """Time for last answers to reach their clients once every inspection is answered or refused."""
 
 
-class ExitCode(IntEnum):
-    """What `serve` ends with."""
-
-    OK = 0
-    CANNOT_START = 4
-    """Bundle missing, altered or not answering as validated; or the records cannot be opened."""
-    ADDRESS_TAKEN = 6
-    DRAIN_CUT_SHORT = 5
-    """Something was not finished within the grace time, or when a second signal came."""
-
-
-def serve(settings: Settings, runtime: Runtime | None = None) -> ExitCode:
+def serve(settings: Settings, runtime: Runtime | None = None, *, engine_runtime: str | None = None) -> ExitCode:
     """Serve until SIGTERM or SIGINT; to be called from the main thread.
 
     Prints the address and a line to try on standard output once inspections are accepted; logs and errors go to
     standard error.
+
+    Args:
+        settings: How to set it up; more than one worker makes the engine a process of its own.
+        runtime: What runs the network with one worker; as the settings say if not given.
+        engine_runtime: The same with more: `module:function`, which is called with the settings in that process.
     """
     configure_logs(settings.log_format, settings.log_level)
     try:
@@ -51,7 +49,78 @@ def serve(settings: Settings, runtime: Runtime | None = None) -> ExitCode:
         taken = f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
         print(f"error: {taken}; stop what uses it, or choose another port (ATSNET_PORT)", file=sys.stderr)  # noqa: T201
         return ExitCode.ADDRESS_TAKEN
-    app = create_app(settings, runtime)
+
+    def announce(sample: Path | None) -> None:
+        print(_announcement(settings, listener, sample), flush=True)  # noqa: T201
+
+    with listener:
+        if settings.worker_count > 1:
+            return asyncio.run(Supervisor(settings, listener, engine_runtime, announce).run())
+        orders = Orders(by_signals=True)
+        return asyncio.run(run(create_app(settings, runtime), listener, settings, orders, announce))
+
+
+class Orders:
+    """When to stop: `stop` to finish what was accepted, `hurry` to give it up. Belongs to one event loop.
+
+    Args:
+        by_signals: Whether SIGTERM and SIGINT give them.
+    """
+
+    def __init__(self, *, by_signals: bool) -> None:
+        self.by_signals = by_signals
+        self.stop = asyncio.Event()
+        self.hurry = asyncio.Event()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, but the signals are ours: it would stop listening at the first one."""
+
+    def __init__(self, config: uvicorn.Config, orders: Orders) -> None:
+        super().__init__(config)
+        self._loop = asyncio.get_running_loop()
+        self._orders = orders
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            # asyncio takes its backlog for both: what may wait, and what it accepts before it looks at anything else.
+            listener.listen(_BACKLOG)
+        self.up.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if not self._orders.by_signals:
+            yield
+            return
+        with super().capture_signals():
+            yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        event = self._orders.hurry if self._orders.stop.is_set() else self._orders.stop
+        self._loop.call_soon_threadsafe(event.set)
+
+
+async def run(
+    app: FastAPI,
+    listener: socket.socket,
+    settings: Settings,
+    orders: Orders,
+    announce: Callable[[Path | None], None],
+    *,
+    shared: bool = False,
+) -> ExitCode:
+    """Serve an application until it is ordered to stop.
+
+    Args:
+        app: Made by `create_app`.
+        listener: Where to accept connections.
+        settings: How long to wait for what.
+        orders: When to stop.
+        announce: Told, once the station has started, where a golden sample is to try.
+        shared: Whether other processes accept from the same listener: then one connection at a time is taken.
+    """
     config = uvicorn.Config(
         app,
         loop="asyncio",
@@ -60,51 +129,28 @@ def serve(settings: Settings, runtime: Runtime | None = None) -> ExitCode:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_CLOSING_S,
+        backlog=1 if shared else _BACKLOG,
     )
-    with listener:
-        return asyncio.run(_run(config, listener, settings))
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, but the signals are ours: it would stop listening at the first one."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._loop = asyncio.get_running_loop()
-        self.up = asyncio.Event()
-        self.told_to_stop = asyncio.Event()
-        self.told_to_hurry = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.up.set()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        event = self.told_to_hurry if self.told_to_stop.is_set() else self.told_to_stop
-        self._loop.call_soon_threadsafe(event.set)
-
-
-async def _run(config: uvicorn.Config, listener: socket.socket, settings: Settings) -> ExitCode:
-    server = _Server(config)
+    server = _Server(config, orders)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     up = asyncio.create_task(server.up.wait())
     await asyncio.wait({serving, up}, return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         serving.result()
-    state = cast("FastAPI", config.app).state
-    station: Station = state.station
-    told_to_stop = asyncio.create_task(server.told_to_stop.wait())
-    await asyncio.wait({state.started, told_to_stop}, return_when=asyncio.FIRST_COMPLETED)
-    hurry = asyncio.create_task(server.told_to_hurry.wait())
+    station: Front = app.state.station
+    told_to_stop = asyncio.create_task(orders.stop.wait())
+    started: asyncio.Task[Path | None] = app.state.started
+    await asyncio.wait({started, told_to_stop}, return_when=asyncio.FIRST_COMPLETED)
+    hurry = asyncio.create_task(orders.hurry.wait())
     code = ExitCode.OK
     closing_s = settings.grace_seconds
-    if state.started.done() and state.started.exception() is not None:
-        print(f"error: {state.started.exception()}", file=sys.stderr)  # noqa: T201
+    if started.done() and started.exception() is not None:
+        print(f"error: {started.exception()}", file=sys.stderr)  # noqa: T201
         told_to_stop.cancel()
         code = ExitCode.CANNOT_START
     else:
-        if state.started.done():
-            print(_announcement(station, listener), flush=True)  # noqa: T201
+        if started.done():
+            announce(started.result())
         await told_to_stop
         told = time.monotonic()
         if not await _drain(station, hurry, settings.grace_seconds):
@@ -124,7 +170,7 @@ async def _run(config: uvicorn.Config, listener: socket.socket, settings: Settin
     return code
 
 
-async def _drain(station: Station, hurry: asyncio.Task[Literal[True]], grace_s: float) -> bool:
+async def _drain(station: Front, hurry: asyncio.Task[Literal[True]], grace_s: float) -> bool:
     """Let accepted inspections finish; whether all of them did, within the grace time and before there was a hurry."""
     # Still listening: whoever asks learns from /readyz and from refusals that this station is going.
     station.begin_drain()
@@ -157,16 +203,12 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _announcement(station: Station, listener: socket.socket) -> str:
+def _announcement(settings: Settings, listener: socket.socket, sample: Path | None) -> str:
     host, port = listener.getsockname()[:2]
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     base = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
-    bundle = station.equipment.bundle
-    samples = bundle.manifest.golden_samples
-    shown = next((sample for sample in samples if sample.verdict == "fail"), samples[0])
-    path = shlex.quote(f"@{bundle.file(shown.image)}")
     return (
-        f"ATS-Net inspects at {base} with {station.settings.bundle}; Ctrl-C stops it.\n"
+        f"ATS-Net inspects at {base} with {settings.bundle}; Ctrl-C stops it.\n"
         f"  documentation   {base}/docs\n"
-        f"  a part to try   curl -sS --data-binary {path} {base}/v1/inspections"
+        f"  a part to try   curl -sS --data-binary {shlex.quote(f'@{sample}')} {base}/v1/inspections"
     )

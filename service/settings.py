@@ -42,6 +42,13 @@ class Settings(BaseSettings):
     )
     var: Path = Field(default=Path("var"), description="Directory of everything that the service writes.")
 
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="HTTP worker processes; with more than one, the network runs in an engine process of its own. "
+        "By default 1 where it runs on the CPU.",
+    )
     sessions: int = Field(
         default_factory=available_cpus,
         ge=1,
@@ -73,6 +80,11 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(
         default=10.0, gt=0, le=3600, description="Time for accepted work to finish after SIGTERM or SIGINT."
     )
+
+    @property
+    def worker_count(self) -> int:
+        """HTTP worker processes, chosen where the settings do not say."""
+        return self.workers or 1
 
     @classmethod
     def settings_customise_sources(

@@ -82,8 +82,11 @@ class Station(Front):
             raise self._not_ready()
         return self._equipment
 
-    async def start(self) -> None:
+    async def start(self) -> Path:
         """Load and verify the bundle, warm the runtime up, inspect the golden samples, open records and archive.
+
+        Returns:
+            A golden sample's image to try, one that fails if there is one.
 
         Raises:
             StartError: It cannot serve; it stays in state `failed`.
@@ -114,6 +117,8 @@ class Station(Front):
         if self.state == "starting":
             self.state = "ready"
         log.info("ready", bundle=self.settings.bundle, provider=description.provider, lanes=description.lanes)
+        samples = bundle.manifest.golden_samples
+        return bundle.file(next((sample for sample in samples if sample.verdict == "fail"), samples[0]).image)
 
     def check_ready(self) -> None:
         """See `Front.check_ready`; a runtime that hangs is not ready either."""

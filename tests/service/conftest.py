@@ -32,7 +32,13 @@ def runtime() -> Iterator[FakeRuntime]:
     runtime.release()
 
 
+@pytest.fixture(params=[False, True], ids=["one process", "worker and engine"])
+def apart(request: pytest.FixtureRequest) -> bool:
+    """What is true of the service is true in both of its forms."""
+    return bool(request.param)
+
+
 @pytest.fixture
-def line(settings: Settings, runtime: FakeRuntime) -> Iterator[Line]:
-    with running(settings, runtime) as line:
+def line(settings: Settings, runtime: FakeRuntime, apart: bool) -> Iterator[Line]:
+    with running(settings, runtime, apart=apart) as line:
         yield line

@@ -17,6 +17,10 @@ import uvicorn
 from atsnet.imaging import InputGeometry, to_frame
 from model_export.bundle import MANIFEST_NAME, Calibration, GoldenSample, Manifest, describe_file
 from service.app import create_app
+from service.engine.channel import socket_pair
+from service.engine.host import DecodedByWorkers, Host
+from service.engine.remote import RemoteStation
+from service.front import Front, StartError
 from service.runtimes.fake import FakeRuntime
 from service.server import bind
 from service.settings import Settings
@@ -106,12 +110,46 @@ def write_bundle(
     return path
 
 
+class TwoSides(RemoteStation):
+    """A worker and an engine as they are in processes of their own, but in one event loop."""
+
+    def __init__(self, settings: Settings, runtime: FakeRuntime | None) -> None:
+        super().__init__(settings, decode_threads=settings.sessions)
+        self.engine = Station(settings, runtime, DecodedByWorkers())
+        self.host = Host(self.engine)
+
+    def join(self) -> None:
+        """Connect the two, anew if they were before."""
+        ours, theirs = socket_pair()
+        self.connect(ours)
+        self.host.connect(theirs)
+
+    async def start(self) -> Path | None:
+        self.join()
+        try:
+            sample = await self.engine.start()
+        except StartError as error:
+            self.state, self.failure = "failed", str(error)
+            raise
+        self.host.open()
+        return sample
+
+    async def stop(self) -> None:
+        await super().stop()
+        self.engine.begin_drain()
+        await self.engine.stop()
+        self.host.close()
+
+
 @dataclass
 class Line:
     """A running service and a client of it."""
 
     http: httpx.Client
     station: Station
+    """What inspects."""
+    front: Front
+    """What the routes ask: the station, or a worker's stand-in for it."""
     url: str
 
     def post(self, image: bytes = GOOD, query: dict[str, Any] | None = None, **options: Any) -> httpx.Response:
@@ -119,9 +157,11 @@ class Line:
 
 
 @contextmanager
-def running(settings: Settings, runtime: FakeRuntime | None = None, *, until_ready: bool = True) -> Iterator[Line]:
-    """Serve in a thread of its own until the block ends."""
-    app = create_app(settings, runtime)
+def running(
+    settings: Settings, runtime: FakeRuntime | None = None, *, until_ready: bool = True, apart: bool = False
+) -> Iterator[Line]:
+    """Serve in a thread of its own until the block ends; `apart` as a worker and an engine."""
+    app = create_app(settings, runtime, TwoSides(settings, runtime) if apart else None)
     config = uvicorn.Config(app, lifespan="on", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     with ExitStack() as cleanup:
@@ -141,7 +181,8 @@ def running(settings: Settings, runtime: FakeRuntime | None = None, *, until_rea
         wait_until(lambda: server.started)
         if until_ready:
             wait_until(lambda: http.get("/readyz").status_code == 200)
-        yield Line(http, app.state.station, url)
+        front = app.state.station
+        yield Line(http, front.engine if apart else front, front, url)
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:

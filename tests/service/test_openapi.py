@@ -64,7 +64,7 @@ def overloaded(line: Line, runtime: FakeRuntime) -> httpx.Response:
 
 
 def draining(line: Line, _: FakeRuntime) -> httpx.Response:
-    line.station.begin_drain()
+    line.front.begin_drain()
     return line.post(GOOD, TRIGGER)
 
 

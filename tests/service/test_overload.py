@@ -246,7 +246,7 @@ def test_draining_refuses_the_new_and_finishes_the_accepted(
     runtime.block()
     accepted = pool.submit(line.post, DEFECTIVE)
     wait_until(lambda: len(runtime.batches) == 3)
-    line.station.begin_drain()
+    line.front.begin_drain()
     for response in (line.http.get("/readyz"), line.post(GOOD)):
         assert (response.status_code, response.json()["code"]) == (503, 40)
         assert "Retry-After" in response.headers

@@ -1,0 +1,1 @@
+"""The engine as a process of its own, behind HTTP workers that are processes as well."""
