@@ -7,6 +7,7 @@ convolution a scale. The parity gate (`model_export.parity`) compares the two.
 """
 
 import copy
+import functools
 from collections.abc import Sequence
 from typing import Final
 
@@ -92,7 +93,7 @@ class Tail(nn.Module):
     """`AnomalyMap` with its constants folded.
 
     One 1x1 convolution a scale weighs and sums its channels. Two more turn the depths below the part's border into
-    every source's gain and into the sum of all offsets.
+    every source's gain and offset.
     """
 
     kernel: Tensor
@@ -114,9 +115,8 @@ class Tail(nn.Module):
                 self.weigh[str(index)] = weigh.requires_grad_(False)
         shares = torch.tensor([source.shares[index] for index in self.used], dtype=torch.float64).view(-1, 1)
         gains = source.gains[self.used].double() * shares
-        offsets = (gains * source.offsets[self.used].double()).sum(dim=0, keepdim=True)
         self.gain = _depth_to_value(gains)
-        self.offset = _depth_to_value(offsets)
+        self.offset = _depth_to_value(gains * source.offsets[self.used].double())
         self.register_buffer("kernel", source.kernel.clone())
         self.register_buffer("threshold", torch.tensor(map_threshold, dtype=torch.float32))
 
@@ -142,8 +142,8 @@ class Tail(nn.Module):
         """
         inspected = (F.avg_pool2d(inspect.float(), MAP_STRIDE) >= 127.5).float()
         depth = border_depth(inspected.squeeze(1), self.rings)
-        gains = self.gain(depth)
-        fused = -self.offset(depth)
+        gains, offsets = self.gain(depth), self.offset(depth)
+        shares: list[Tensor] = []
         distances: dict[int, Tensor] = {}
         for index, (t, s) in enumerate(zip(teacher, student, strict=True)):
             if index in self.used:
@@ -159,8 +159,10 @@ class Tail(nn.Module):
             if stride > 1:
                 # A factor, not a size: the size of a dynamic batch's tensor would be computed at run time.
                 source = F.interpolate(source, scale_factor=float(stride), mode="bilinear", align_corners=False)
-            fused = fused + gains[:, position : position + 1] * source
-        raw_map = smooth_inspected(F.relu(fused), inspected, self.kernel).squeeze(1)
+            gain, offset = gains[:, position : position + 1], offsets[:, position : position + 1]
+            shares.append(F.relu(gain * source - offset))
+        fused = functools.reduce(torch.add, shares)
+        raw_map = smooth_inspected(fused, inspected, self.kernel).squeeze(1)
         flat = raw_map.flatten(1)
         count = max(1, round(self.score_fraction * flat.shape[1]))
         return flat.topk(count, dim=1).values.mean(dim=1), raw_map / self.threshold
