@@ -42,6 +42,26 @@ class Settings(BaseSettings):
     )
     var: Path = Field(default=Path("var"), description="Directory of everything that the service writes.")
 
+    runtime: Literal["cpu", "cuda", "tensorrt", "triton"] = Field(
+        default="cpu",
+        description="What runs the network: ONNX Runtime on the CPU or a GPU, TensorRT, or a remote Triton.",
+    )
+    device: int = Field(default=0, ge=0, description="Number of the GPU; runtimes cuda and tensorrt.")
+    allow_cpu: bool = Field(
+        default=False, description="Runtime cuda: serve on the CPU where there is no GPU, instead of refusing to start."
+    )
+    engines: Path | None = Field(
+        default=None, description="Runtime tensorrt: directory of built engines; by default `engines` under `var`."
+    )
+    build_engine: bool = Field(
+        default=True, description="Runtime tensorrt: build the engine on first start; takes minutes."
+    )
+    triton_url: str = Field(
+        default="127.0.0.1:8001", min_length=1, description="Runtime triton: `host:port` of its gRPC endpoint."
+    )
+    triton_timeout_ms: int = Field(
+        default=2000, ge=1, le=600_000, description="Runtime triton: deadline of one batch, waiting there included."
+    )
     workers: int | None = Field(
         default=None,
         ge=1,

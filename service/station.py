@@ -19,7 +19,7 @@ from service.problems import Problem
 from service.recipes import RecipeBook, default_recipe
 from service.records.store import RecordStore
 from service.records.writer import RecordError
-from service.runtimes.onnx import OnnxCpuRuntime
+from service.runtimes.choice import make_runtime
 from service.runtimes.protocol import Runtime, RuntimeUnusableError
 from service.scheduler import Scheduler
 from service.self_test import SelfTestError, run_self_test
@@ -50,14 +50,14 @@ class Station(Front):
 
     Args:
         settings: How to set it up.
-        runtime: What runs the network; ONNX Runtime on the CPU by default.
+        runtime: What runs the network; by default what the settings ask for.
         decoding: Makes frames of images; threads of this process by default.
     """
 
     def __init__(self, settings: Settings, runtime: Runtime | None = None, decoding: Decoding | None = None) -> None:
         super().__init__(settings)
         self._metrics = Metrics()
-        self._runtime = runtime or OnnxCpuRuntime(settings.sessions)
+        self._runtime = runtime or make_runtime(settings)
         self._decoding = decoding
         self._equipment: Equipment | None = None
         self._closing = ExitStack()
