@@ -19,6 +19,8 @@ KNOWN: Final[Mapping[str, ExitCode]] = {
     "atsnet.calibration.CalibrationError": ExitCode.CONFIGURATION,
     "model_export.exporter.ExportError": ExitCode.CONFIGURATION,
     "model_export.bundle.BundleError": ExitCode.CONFIGURATION,
+    "model_export.tensorrt.TensorRtError": ExitCode.CONFIGURATION,
+    "model_export.triton.TritonRepositoryError": ExitCode.CONFIGURATION,
     "service.settings.SettingsError": ExitCode.CONFIGURATION,
     "service.runtimes.protocol.RuntimeUnusableError": ExitCode.CONFIGURATION,
     "service.self_test.SelfTestError": ExitCode.CONFIGURATION,

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """Examples:
   atsnet export runs/grains data/grains --name tec-grain-demo --version 1 --product tec-grain
-  atsnet export runs/grains data/grains --name my-grain --version 2 --product my-grain --precision fp32,fp16"""
+  atsnet export runs/grains data/grains --name my-grain --version 2 --product my-grain \\
+    --precision fp32,fp16 --triton models/"""
 
 PRECISIONS: "Final[Mapping[str, Precision]]" = {"fp32": "float32", "fp16": "float16"}
 
@@ -36,6 +37,13 @@ def export(
             metavar="fp32[,fp16]", help="Graphs to put in: fp32 for CPUs, always there, and fp16 for GPU runtimes."
         ),
     ] = "fp32",
+    tensorrt: Annotated[
+        bool, typer.Option("--tensorrt", help="Build the TensorRT engine of this machine's GPU too.")
+    ] = False,
+    engines: Annotated[Path, typer.Option(help="Directory of built engines.")] = Path("var/engines"),
+    triton: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write it into a model repository of Triton too.")
+    ] = None,
     parity_images: Annotated[
         int, typer.Option(min=1, help="Most images to compare PyTorch and ONNX Runtime on, evenly chosen.")
     ] = 500,
@@ -51,9 +59,15 @@ def export(
     from atsnet.calibration import load_calibration
     from atsnet.data.layout import find_dataset
     from atsnet.training.run_directory import load_run
-    from model_export.exporter import Identity, export_bundle
+    from model_export.exporter import Identity, export_bundle, parity_gate
+    from model_export.tensorrt import EngineCache
+    from model_export.tensorrt_calls import load_tensorrt
+    from model_export.triton import write_model_repository
 
     precisions = _precisions(precision)
+    if tensorrt and "float16" not in precisions:
+        raise CommandError(ExitCode.USAGE, "--tensorrt builds from the fp16 graph; add --precision fp32,fp16")
+    calls = load_tensorrt() if tensorrt else None
     dataset = find_dataset(data)
     identity = Identity(name, version, product)
     trained = load_run(run)
@@ -75,10 +89,19 @@ def export(
             precisions=precisions,
         )
     bundle = exported.bundle
+    made = {"bundle": bundle.path}
+    if triton is not None:
+        made["triton"] = write_model_repository(bundle, triton)
+    if calls is not None:
+        cache = EngineCache(engines, calls)
+        with messages().status("building the engine, and comparing"):
+            cache.build(bundle, parity_gate(chosen))
+        made["tensorrt"] = cache.path(bundle)
     if json:
         document = {
             "path": str(bundle.path),
             "digest": bundle.digest,
+            "made": {name: str(path) for name, path in made.items()},
             "parity": exported.parity.model_dump(mode="json"),
             "parities": {name: parity.model_dump(mode="json") for name, parity in exported.parities.items()},
         }
@@ -96,6 +119,8 @@ def export(
         table.add_row("flipped verdicts", str(len(parity.flipped)))
     verdicts = ", ".join(f"{Path(s.image).stem} {s.verdict}" for s in bundle.manifest.golden_samples)
     table.add_row("golden samples", verdicts)
+    for name, path in list(made.items())[1:]:
+        table.add_row(name, str(path))
     results().print(table)
 
 

@@ -40,6 +40,9 @@ from model_export.onnx_file import to_onnx
 from model_export.parity import LIMITS, ParityLimits, ParityReport, compare, read_frames, require_parity
 from model_export.precision import to_float16, with_rounding
 from model_export.scorers import OnnxScorer, Scorer, TorchScorer
+from model_export.tensorrt import PRECISION as ENGINE_PRECISION
+from model_export.tensorrt import Gate, LaneScorer
+from model_export.tensorrt import check_golden_samples as check_engine
 
 GRAPH_NAMES: Final[Mapping[Precision, str]] = {"float32": "model.onnx", "float16": "model.float16.onnx"}
 PARITY_NAMES: Final[Mapping[Precision, str]] = {"float32": "parity.json", "float16": "parity.float16.json"}
@@ -217,6 +220,18 @@ def _make_graphs(
         rounding = OnnxScorer(with_rounding(half), "every half-precision result rounded")
         graphs["float16"] = admit(graphs["float32"].scorer, half, rounding, "float16")
     return graphs
+
+
+def parity_gate(samples: Sequence[Sample]) -> Gate:
+    """The gate of an engine where real images are at hand: as every graph's, and the golden samples on top."""
+
+    def gate(bundle: Bundle, scorer: LaneScorer) -> None:
+        reference = OnnxScorer(bundle.graph().read_bytes())
+        frames = read_frames(samples, bundle.manifest.input)
+        require_parity(compare(reference, scorer, frames, bundle.manifest.calibration, LIMITS[ENGINE_PRECISION]))
+        check_engine(bundle, scorer)
+
+    return gate
 
 
 def _read_metrics(run_directory: Path) -> dict[str, Any]:

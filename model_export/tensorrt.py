@@ -245,7 +245,10 @@ class EngineCache:
             return engine
         if build:
             return self.build(bundle)
-        lines = [f"there is no engine for {bundle.path} in {self._directory}; build it with `atsnet export --tensorrt`"]
+        lines = [
+            f"there is no engine for {bundle.path} in {self._directory}; set build_engine to build it at the start, or "
+            "build it on this machine with `atsnet export --tensorrt`"
+        ]
         lines += [f"  {path.name} is for another: {found}" for path, found in self._others(bundle)]
         raise TensorRtError("\n".join(lines))
 

@@ -67,7 +67,8 @@ def evaluated(calibrated: Path, grains: Path) -> Path:
 def bundle(shop: Path, evaluated: Path, grains: Path) -> Path:
     weights = shop / "weights"
     names = ("--name", "tiny", "--version", "1", "--product", "tec-grain")
-    result = atsnet("export", evaluated, grains, *names, "--weights", weights)
+    formats = ("--precision", "fp32,fp16", "--triton", shop / "models")
+    result = atsnet("export", evaluated, grains, *names, *formats, "--weights", weights)
     assert result.exit_code == 0, result.stderr
     return weights / "tiny" / "1"
 

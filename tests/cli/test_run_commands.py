@@ -1,6 +1,7 @@
 """What calibrate, evaluate, export and serve say of input that they cannot use."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,30 @@ def test_bundle_names_are_checked_before_the_work(calibrated: Path, grains: Path
     result = atsnet("export", calibrated, grains, *names)
     assert result.exit_code == 4
     assert "'Tiny Bundle'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--precision", "fp8"), 2, "no precision 'fp8'; there are: fp32, fp16"),
+        (("--tensorrt",), 2, "add --precision fp32,fp16"),
+        (("--tensorrt", "--precision", "fp16"), 4, "atsnet[tensorrt]"),
+    ],
+)
+def test_exports_that_cannot_be_made_end_before_the_work(
+    calibrated: Path,
+    grains: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    result = atsnet("export", calibrated, grains, *NAMES, *options, "--weights", tmp_path / "weights")
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert not (tmp_path / "weights").exists()
 
 
 def test_serving_what_is_not_there(tmp_path: Path) -> None:

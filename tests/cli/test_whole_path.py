@@ -70,6 +70,13 @@ def test_exported_bundle_is_whole_and_says_how_it_was_evaluated(bundle: Path, ev
     assert parity["frames"] == 9 + 5  # the test images and the held-out ones
 
 
+def test_half_precision_and_the_model_repository_come_along(bundle: Path, shop: Path) -> None:
+    assert set(load_bundle(bundle).manifest.graphs) == {"float32", "float16"}
+    served = shop / "models" / "tiny" / "1" / "model.onnx"
+    assert served.read_bytes() == load_bundle(bundle).graph("float16").read_bytes()
+    assert (shop / "models" / "tiny" / "config.pbtxt").exists()
+
+
 def test_published_version_is_not_replaced(bundle: Path, evaluated: Path, grains: Path) -> None:
     before = (bundle / "manifest.json").read_bytes()
     names = ("--name", "tiny", "--version", "1", "--product", "tec-grain", "--weights", bundle.parent.parent)

@@ -13,9 +13,11 @@ from atsnet.data.layout import Sample
 from atsnet.training.run_directory import TrainedRun
 from model_export import exporter
 from model_export.bundle import load_bundle
-from model_export.exporter import Exported, ExportError, Identity, export_bundle
+from model_export.exporter import Exported, ExportError, Identity, export_bundle, parity_gate
 from model_export.golden import GoldenSampleError
 from model_export.parity import ParityError, ParityLimits
+from model_export.scorers import OnnxScorer
+from model_export.tensorrt import LaneScorer
 
 IDENTITY = Identity("tec-test", "1", "tec-grain")
 
@@ -154,6 +156,29 @@ def test_a_precision_that_there_is_not(arguments: dict[str, Any], weights: Path)
     with pytest.raises(ExportError, match="cannot export int8"):
         export_bundle(**arguments, precisions=("int8",))
     assert not weights.exists()
+
+
+def test_an_engine_passes_the_gate_of_the_graphs(arguments: dict[str, Any], samples: list[Sample]) -> None:
+    """What stands for an engine is the half-precision graph, or one that is off."""
+    bundle = export_bundle(**arguments, precisions=("float32", "float16")).bundle
+    halved = OnnxScorer(bundle.graph("float16").read_bytes())
+
+    class GraphLane:
+        factor = np.float32(1)
+
+        def run(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            scores, maps = halved(frames)
+            return scores * self.factor, maps
+
+        def close(self) -> None:
+            pass
+
+    lane = GraphLane()
+    gate, scorer = parity_gate(samples), LaneScorer(lane, (1, 4), "an engine")
+    gate(bundle, scorer)
+    lane.factor = np.float32(1.1)
+    with pytest.raises(ParityError, match="an engine differs from ONNX Runtime"):
+        gate(bundle, scorer)
 
 
 def test_metrics_of_an_evaluated_run(arguments: dict[str, Any], tmp_path: Path) -> None:
