@@ -117,6 +117,8 @@ def export(
         table.add_row(f"{name} graph", f"{bundle.graph(name).stat().st_size / 1e6:.1f} MB")
         table.add_row("largest difference of a score", f"{parity.score_relative_max:.2g} relative")
         table.add_row("flipped verdicts", str(len(parity.flipped)))
+        if parity.auroc is not None:
+            table.add_row("image AUROC", f"{parity.auroc:.4f}, {parity.reference_auroc:.4f} in the reference")
     verdicts = ", ".join(f"{Path(s.image).stem} {s.verdict}" for s in bundle.manifest.golden_samples)
     table.add_row("golden samples", verdicts)
     for name, path in list(made.items())[1:]:

@@ -121,6 +121,9 @@ class ParitySummary(_Model):
     """Largest difference of a pixel, in units of the map threshold."""
     map_absolute_mean: float
     flipped_verdicts: int = Field(ge=0)
+    reference_auroc: float | None = None
+    """Image AUROC of the reference, where good and defective frames were compared."""
+    auroc: float | None = None
 
 
 class Manifest(_Model):

@@ -208,7 +208,8 @@ def _make_graphs(
         raise ExportError(f"cannot export {', '.join(unknown)}; there are: {', '.join(GRAPH_NAMES)}")
 
     def admit(reference: Scorer, content: bytes, scorer: Scorer, precision: Precision) -> _Graph:
-        parity = compare(reference, scorer, read_frames(samples, geometry), thresholds, limits[precision])
+        frames, labels = read_frames(samples, geometry), [sample.defective for sample in samples]
+        parity = compare(reference, scorer, frames, thresholds, limits[precision], defective=labels)
         require_parity(parity)
         return _Graph(content, scorer, parity)
 
@@ -227,8 +228,9 @@ def parity_gate(samples: Sequence[Sample]) -> Gate:
 
     def gate(bundle: Bundle, scorer: LaneScorer) -> None:
         reference = OnnxScorer(bundle.graph().read_bytes())
-        frames = read_frames(samples, bundle.manifest.input)
-        require_parity(compare(reference, scorer, frames, bundle.manifest.calibration, LIMITS[ENGINE_PRECISION]))
+        frames, labels = read_frames(samples, bundle.manifest.input), [sample.defective for sample in samples]
+        limits, calibration = LIMITS[ENGINE_PRECISION], bundle.manifest.calibration
+        require_parity(compare(reference, scorer, frames, calibration, limits, defective=labels))
         check_engine(bundle, scorer)
 
     return gate

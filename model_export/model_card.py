@@ -138,6 +138,7 @@ def _parity(precision: Precision, parity: ParityReport) -> str:
             _number(parity.map_absolute_max),
             f"{_number(limits.map_relative)} (relative above 1)",
         ),
+        ("image AUROC", "", _number(parity.auroc_difference), _number(limits.auroc_absolute)),
         ("verdicts flipped", "", len(parity.flipped), limits.flipped_verdicts),
         ("verdicts flipped by rounding, on the threshold itself", "", len(parity.ties), ""),
     )

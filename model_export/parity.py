@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+from sklearn.metrics import roc_auc_score
 
 from atsnet.data.layout import Sample
 from atsnet.imaging import Float32Array, InputGeometry, UInt8Array, read_image, to_frame
@@ -31,6 +32,8 @@ class ParityLimits(_Model):
     """Largest difference of a map's pixel, relative to the pixel (or to the map threshold, if that is larger). Rounding
     can swap a place's nearest prototype for another as near, which moves the map there by some thousandths."""
     flipped_verdicts: int = Field(default=0, ge=0)
+    auroc_absolute: float = Field(default=0.002, gt=0)
+    """Largest difference of the image AUROC, where both good and defective frames were compared."""
     tie_relative: float = Field(default=_ROUNDING, gt=0)
     """How far the candidate's score of a frame that *is* the threshold may be from it for its verdict not to count."""
 
@@ -81,6 +84,9 @@ class ParityReport(_Model):
     score_relative_mean: float
     map_absolute_max: float
     map_absolute_mean: float
+    reference_auroc: float | None = None
+    """Image AUROC of the reference; None where good or defective frames were missing."""
+    auroc: float | None = None
     flipped: tuple[FrameParity, ...]
     """Frames with another verdict."""
     ties: tuple[FrameParity, ...]
@@ -91,7 +97,18 @@ class ParityReport(_Model):
     @property
     def accepted(self) -> bool:
         """Whether the graph may be published."""
-        return not self.beyond and len(self.flipped) <= self.limits.flipped_verdicts
+        return (
+            not self.beyond
+            and len(self.flipped) <= self.limits.flipped_verdicts
+            and self.auroc_difference <= self.limits.auroc_absolute
+        )
+
+    @property
+    def auroc_difference(self) -> float:
+        """Absolute; 0 where there is no AUROC."""
+        if self.auroc is None or self.reference_auroc is None:
+            return 0.0
+        return abs(self.auroc - self.reference_auroc)
 
     def summary(self) -> ParitySummary:
         """What the manifest keeps of it."""
@@ -104,6 +121,8 @@ class ParityReport(_Model):
             map_absolute_max=self.map_absolute_max,
             map_absolute_mean=self.map_absolute_mean,
             flipped_verdicts=len(self.flipped),
+            reference_auroc=self.reference_auroc,
+            auroc=self.auroc,
         )
 
 
@@ -116,7 +135,8 @@ class ParityError(Exception):
         lines = [
             f"{report.candidate} differs from {report.reference}: {len(report.beyond)} of {report.frames} frames are "
             f"beyond the limits (score {limits.score_relative:g}, map {limits.map_relative:g}, relative), "
-            f"{len(report.flipped)} verdicts flipped ({limits.flipped_verdicts} allowed); nothing was published"
+            f"{len(report.flipped)} verdicts flipped ({limits.flipped_verdicts} allowed), the AUROC differs by "
+            f"{report.auroc_difference:.2g} ({limits.auroc_absolute:g}); nothing was published"
         ]
         offending = list({frame.name: frame for frame in (*report.flipped, *report.beyond)}.values())
         lines += [
@@ -136,6 +156,7 @@ def compare(
     calibration: Calibration,
     limits: ParityLimits | None = None,
     batch_size: int = 8,
+    defective: Sequence[bool] | None = None,
 ) -> ParityReport:
     """Score frames twice.
 
@@ -146,9 +167,10 @@ def compare(
         calibration: Draws the verdicts.
         limits: What `ParityReport.accepted` goes by; float32's by default.
         batch_size: Frames at a time.
+        defective: What each frame shows, for the AUROC; None where that is not known.
 
     Raises:
-        ValueError: There are no frames.
+        ValueError: There are no frames, or not as many as labels.
     """
     limits = limits or LIMITS["float32"]
     results: list[FrameParity] = []
@@ -170,6 +192,14 @@ def compare(
             map_means.append(float(np.abs(found[1][row] - expected[1][row]).mean()))
     if not results:
         raise ValueError("parity needs frames to be measured on; none were given")
+    reference_auroc = auroc = None
+    if defective is not None:
+        if len(defective) != len(results):
+            raise ValueError(f"{len(defective)} labels cannot be those of {len(results)} frames")
+        finite = all(math.isfinite(frame.score) and math.isfinite(frame.reference_score) for frame in results)
+        if finite and len(set(defective)) == 2:
+            reference_auroc = float(roc_auc_score(defective, [frame.reference_score for frame in results]))
+            auroc = float(roc_auc_score(defective, [frame.score for frame in results]))
     absolute = np.array([abs(frame.score - frame.reference_score) for frame in results])
     relative = np.array([frame.score_relative for frame in results])
     return ParityReport(
@@ -183,6 +213,8 @@ def compare(
         score_relative_mean=float(relative.mean()),
         map_absolute_max=float(np.max([frame.map_absolute for frame in results])),
         map_absolute_mean=float(np.mean(map_means)),
+        reference_auroc=reference_auroc,
+        auroc=auroc,
         flipped=tuple(frame for frame in results if frame.flipped),
         ties=tuple(frame for frame in results if frame.on_boundary and frame.verdict != frame.reference_verdict),
         beyond=tuple(frame for frame in results if not frame.within(limits)),

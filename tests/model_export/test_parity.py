@@ -94,6 +94,24 @@ def test_how_far_a_tie_may_fall_is_a_limit() -> None:
     assert len(strict.flipped) == 2
 
 
+def test_a_worse_ranking_is_refused_though_every_score_is_close() -> None:
+    table, candidate = Answers([1.0, 1.001, 1.002, 1.003]), Answers([1.001, 1.0, 1.003, 1.002])
+    loose = ParityLimits(score_relative=0.1)
+    report = compare(table, candidate, frames(4), CALIBRATION, loose, defective=[False, True, False, True])
+    assert (report.reference_auroc, report.auroc) == (0.75, 0.25)
+    assert not report.beyond
+    with pytest.raises(ParityError, match=r"AUROC differs by 0\.5 \(0\.002\)"):
+        require_parity(report)
+
+
+def test_no_auroc_without_both_kinds_of_frames() -> None:
+    table = Answers([1.0, 3.0])
+    assert compare(table, table, frames(2), CALIBRATION, defective=[True, True]).auroc is None
+    assert compare(table, table, frames(2), CALIBRATION).auroc is None
+    with pytest.raises(ValueError, match="1 labels cannot be those of 2 frames"):
+        compare(table, table, frames(2), CALIBRATION, defective=[True])
+
+
 def test_tiny_scores_are_not_held_to_their_own_size() -> None:
     assert compare(Answers([1e-6]), Answers([2e-6]), frames(1), CALIBRATION).accepted
     assert not compare(Answers([1e-6]), Answers([1e-3]), frames(1), CALIBRATION).accepted
