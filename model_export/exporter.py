@@ -50,7 +50,7 @@ CARD_NAME: Final = "MODEL_CARD.md"
 METRICS_PATH: Final = Path("evaluation") / "metrics.json"
 """Where an evaluated run keeps its metrics, below the run's directory."""
 
-SCORE_TOLERANCES: Final[Mapping[Precision, float]] = {"float32": 1e-3, "float16": 3e-2}
+SCORE_TOLERANCES: Final[Mapping[Precision, float]] = {"float32": 1e-3, "float16": 5e-2}
 """Of the self-test: other processors and kernels round differently, which parity on one machine does not show."""
 
 
