@@ -92,6 +92,8 @@ class Front(ABC):
         self.state: State = "starting"
         self.failure: str | None = None
         """Why it did not start, or why it is being started again."""
+        self.restarting: list[str] = []
+        """Processes of the service that ended and are being started again."""
         self._max_in_flight = 0
         self._in_flight = 0
         self._idle = asyncio.Event()

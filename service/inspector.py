@@ -97,6 +97,15 @@ class Inspector:
         check_in_time(submission, reply)
         return reply
 
+    async def record_failure(self, submission: Submission, why: str) -> None:
+        """Record that a submission was answered an error, elsewhere and before this."""
+        try:
+            recipe = self._recipes.get(submission.fields.recipe)
+            prepared, decode_ms = await self._decoding.prepare(submission, recipe)
+        except (Problem, ImageError, UnknownRecipeError):  # it never had a frame: its answer was a refusal
+            return
+        await self._failed(Case(submission, recipe, prepared, decode_ms, self._bundle), why)
+
     async def _score(self, prepared: Prepared, deadline: float) -> Scored | EngineError:
         try:
             scored = await self._scheduler.submit(prepared.frame.pixels, deadline)

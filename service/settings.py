@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from atsnet.imaging import DEFAULT_MAX_PIXELS
@@ -13,6 +13,8 @@ from atsnet.imaging import DEFAULT_MAX_PIXELS
 ENV_PREFIX: Final = "ATSNET_"
 
 _MIB: Final = 1024 * 1024
+_MOST_WORKERS: Final = 4
+"""Chosen by default; one engine is busy with what they read."""
 
 
 class SettingsError(ValueError):
@@ -67,7 +69,7 @@ class Settings(BaseSettings):
         ge=1,
         le=64,
         description="HTTP worker processes; with more than one, the network runs in an engine process of its own. "
-        "By default 1 where it runs on the CPU.",
+        "By default 1 with runtime cpu, else one for two CPUs, 4 at most.",
     )
     sessions: int = Field(
         default_factory=available_cpus,
@@ -101,10 +103,21 @@ class Settings(BaseSettings):
         default=10.0, gt=0, le=3600, description="Time for accepted work to finish after SIGTERM or SIGINT."
     )
 
+    @field_validator("workers")
+    @classmethod
+    def _workers_need_linux(cls, workers: int | None) -> int | None:
+        if workers is not None and workers > 1 and not hasattr(os, "memfd_create"):
+            raise ValueError("more than one worker needs Linux; with one, everything runs in one process")
+        return workers
+
     @property
     def worker_count(self) -> int:
-        """HTTP worker processes, chosen where the settings do not say."""
-        return self.workers or 1
+        """HTTP worker processes, chosen by runtime and CPUs where the settings do not say."""
+        if self.workers is not None:
+            return self.workers
+        if self.runtime == "cpu" or not hasattr(os, "memfd_create"):  # the network itself takes the CPUs
+            return 1
+        return max(1, min(_MOST_WORKERS, available_cpus() // 2))
 
     @classmethod
     def settings_customise_sources(

@@ -1,6 +1,10 @@
 """Bytes of any size that one process hands to another: an anonymous file, passed as a descriptor."""
 
 import os
+from typing import Final
+
+LARGE: Final = 1024 * 1024
+"""Bytes from which copying is for a thread: an event loop would stand still for a good part of a millisecond."""
 
 
 def put(data: bytes) -> int:

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from atsnet.imaging import Float32Array
 from service.engine import blobs
 from service.engine.channel import Channel, HandOff
-from service.engine.messages import Kind, Received, Welcome, decode_request, encode_problem
+from service.engine.messages import Kind, Received, Welcome, decode_lost, decode_request, encode_problem
 from service.engine.slots import SlotMemory
 from service.preparation import Prepared
 from service.problems import FAILED, Problem
@@ -129,6 +129,9 @@ class _Link:
             self._station.metrics.deadline_missed(note["missed"])
         elif "call" in note:
             self._start(self._answer(note))
+        elif "lost" in note:
+            lost = decode_lost(note["lost"].encode(), self._welcome.layout)
+            self._start(self._station.equipment.inspector.record_failure(lost, note["why"]))
 
     def _on_batch(self, batch: Sequence[HandOff]) -> None:
         for hand_off in batch:
@@ -150,7 +153,7 @@ class _Link:
         memory = self._memory
         assert memory is not None
         try:
-            image = b"" if asked.descriptor is None else blobs.take(asked.descriptor)
+            image = b"" if asked.descriptor is None else await self._image(asked.descriptor)
             received = decode_request(
                 memory.header(asked.slot, asked.length), image, memory.frame(asked.slot), memory.anomaly_map(asked.slot)
             )
@@ -170,6 +173,11 @@ class _Link:
             memory.put_header(asked.slot, header)
         del self._under_way[asked.slot, asked.generation]
         self._channel.hand_off(HandOff(kind, asked.slot, asked.generation, len(header)))
+
+    async def _image(self, descriptor: int) -> bytes:
+        if os.fstat(descriptor).st_size < blobs.LARGE:
+            return blobs.take(descriptor)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, blobs.take, descriptor)
 
     async def _answer(self, note: dict[str, Any]) -> None:
         answer: dict[str, Any] = {"answer": note["call"]}

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
+import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict
 
@@ -16,7 +17,7 @@ from service.problems import KINDS, Problem
 from service.recipes import Recipe
 from service.submission import Submission
 
-_MAX_DETAIL: Final = 2000
+_MAX_DETAIL: Final = 1000
 
 
 class Kind(IntEnum):
@@ -105,6 +106,11 @@ def decode_request(header: bytes, image: bytes, frame: UInt8Array, map_room: Flo
         refused=as_problem(request["refused"]) if prepared is None else None,
         map_room=map_room,
     )
+
+
+def decode_lost(header: bytes, layout: SlotLayout) -> Received:
+    """A request that an earlier engine took along, as far as its header tells."""
+    return decode_request(header, b"", np.zeros(layout.frame_shape, np.uint8), np.zeros(layout.map_shape, np.float32))
 
 
 def encode_problem(problem: Problem) -> bytes:

@@ -65,7 +65,7 @@ async def _be_engine(line: socket.socket, settings: Settings, runtime: Runtime |
         match note["do"]:
             case "connect":
                 host.connect(socket.socket(fileno=descriptors[0]))
-            case "restarts":
+            case "know":
                 station.metrics.restarts.counts = note["restarts"]
             case "stop":
                 orders.stop.set()
@@ -98,8 +98,8 @@ async def _be_worker(line: socket.socket, settings: Settings, listener: socket.s
         match note["do"]:
             case "connect":
                 station.connect(socket.socket(fileno=descriptors[0]))
-            case "restarts":
-                station.restarts.counts = note["restarts"]
+            case "know":
+                station.restarts.counts, station.restarting = note["restarts"], note["restarting"]
             case "failed":
                 station.failure = note["reason"]
             case "stop":

@@ -40,6 +40,16 @@ _PATIENCE_S: Final = 0.5
 """The engine watches deadlines itself; this much later the worker answers without it."""
 _COUNTS_S: Final = 0.1
 _CALL_S: Final = 30.0
+_MAX_LOST: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An inspection that was answered an error because its engine ended, and that is not recorded yet."""
+
+    header: bytes
+    """As `encode_request` made it."""
+    why: str
 
 
 class RemoteInspector:
@@ -49,11 +59,15 @@ class RemoteInspector:
         session: The connection to the engine.
         recipes: As the engine has them.
         decoder: Makes frames, and pictures of maps.
+        lost: Takes what an engine took along, for the next one to record.
         keeps_images: Whether the engine has use for the image itself.
     """
 
-    def __init__(self, session: Session, recipes: RecipeBook, decoder: Decoder, *, keeps_images: bool) -> None:
+    def __init__(
+        self, session: Session, recipes: RecipeBook, decoder: Decoder, lost: list[Lost], *, keeps_images: bool
+    ) -> None:
         self._session = session
+        self._lost = lost
         self._recipes = recipes
         self._decoder = decoder
         self._keeps_images = keeps_images
@@ -94,14 +108,14 @@ class RemoteInspector:
     async def _ask(self, submission: Submission, outcome: Prepared | Problem, sha256: str, decode_ms: float) -> Reply:
         frame = outcome.frame.pixels if isinstance(outcome, Prepared) else None
         image = submission.image if self._keeps_images and frame is not None else None
-        with_map = submission.fields.heatmap != "none"
+        header = encode_request(submission, sha256, decode_ms, outcome)
         try:
-            answered = await self._session.inspect(
-                encode_request(submission, sha256, decode_ms, outcome), frame, image, wants_map=with_map
-            )
+            answered = await self._session.inspect(header, frame, image, wants_map=submission.fields.heatmap != "none")
         except SlotsFullError as error:
             raise Problem(problems.OVERLOADED, f"{error}; try again", retry_after_s=RETRY_AFTER_S) from error
         except EngineLostError as error:
+            if frame is not None and len(self._lost) < _MAX_LOST:
+                self._lost.append(Lost(header, str(error)))
             detail = f"{error}; a retry with the same key gets the verdict if there was one, else a new inspection"
             raise Problem(problems.FAILED, detail) from error
         if answered.kind is not Kind.REPLY:
@@ -210,6 +224,7 @@ class RemoteStation(Front):
         self._equipment: RemoteEquipment | None = None
         self._decoder: Decoder | None = None
         self._records: RecordReader | None = None
+        self._lost: list[Lost] = []
 
     @property
     def equipment(self) -> RemoteEquipment:
@@ -273,8 +288,11 @@ class RemoteStation(Front):
         if self._decoder is None:
             self._decoder = Decoder(welcome.geometry, self._decode_threads, settings.max_pixels)
         inspector = RemoteInspector(
-            session, RecipeBook(welcome.recipe), self._decoder, keeps_images=settings.archive_max_bytes > 0
+            session, RecipeBook(welcome.recipe), self._decoder, self._lost, keeps_images=settings.archive_max_bytes > 0
         )
+        for lost in self._lost:
+            session.report_lost(lost.header, lost.why)
+        self._lost.clear()
         self._equipment = RemoteEquipment(inspector, self._records, RemoteArchive(session), welcome.digest)
         self._max_in_flight = welcome.max_in_flight
         self._counts.attach(session)

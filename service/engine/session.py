@@ -1,6 +1,7 @@
 """A worker's connection to one engine, from its welcome to its end."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from atsnet.imaging import Float32Array, UInt8Array
 from service.engine import blobs
 from service.engine.channel import Channel, HandOff
 from service.engine.messages import Kind, Welcome
-from service.engine.slots import FreeSlots, SlotMemory, Taken
+from service.engine.slots import HEADER_BYTES, FreeSlots, HeaderTooLargeError, SlotMemory, SlotsFullError, Taken
 
 log = structlog.get_logger(__name__)
 
@@ -83,17 +84,25 @@ class Session:
         Raises:
             SlotsFullError: As many are under way as there are slots.
             EngineLostError: The engine ended before it answered.
+            HeaderTooLargeError: The header does not fit into a slot.
         """
         memory = self._memory
         if memory is None or self._channel.closed:
             raise EngineLostError(_ENDED)
-        taken = self._free.take()
+        if len(header) > HEADER_BYTES:
+            raise HeaderTooLargeError(f"the request's fields take {len(header)} bytes, more than {HEADER_BYTES}")
+        descriptor = None if image is None else await self._as_file(image)
+        try:
+            taken = self._free.take()
+        except SlotsFullError:
+            if descriptor is not None:
+                os.close(descriptor)
+            raise
         waiting = _Waiting(taken, asyncio.get_running_loop().create_future(), wants_map)
         self._waiting[taken.slot] = waiting
         memory.put_header(taken.slot, header)
         if frame is not None:
             memory.frame(taken.slot)[...] = frame
-        descriptor = None if image is None else blobs.put(image)
         self._channel.hand_off(HandOff(Kind.INSPECT, taken.slot, taken.generation, len(header), descriptor))
         try:
             return await waiting.future
@@ -101,6 +110,11 @@ class Session:
             if self._waiting.get(taken.slot) is waiting:
                 self._channel.hand_off(HandOff(Kind.WITHDRAW, taken.slot, taken.generation, 0))
             raise
+
+    async def _as_file(self, image: bytes) -> int:
+        if len(image) < blobs.LARGE:
+            return blobs.put(image)
+        return await asyncio.to_thread(blobs.put, image)
 
     async def call(self, what: str, inspection_id: str | None = None) -> Blob:
         """Ask for something that needs no slot.
@@ -126,6 +140,10 @@ class Session:
     def count(self, counts: Sequence[tuple[str | None, str, int]], missed: int) -> None:
         """Send what was counted since the last time."""
         self._channel.note({"counts": counts, "missed": missed})
+
+    def report_lost(self, header: bytes, why: str) -> None:
+        """Have an inspection recorded that an earlier engine took along and that was answered an error."""
+        self._channel.note({"lost": header.decode(), "why": why})
 
     def give_up(self, error: Exception) -> None:
         """End the wait of everyone, with `error`."""

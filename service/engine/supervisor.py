@@ -36,7 +36,9 @@ _LOOK_S: Final = 0.5
 class _Child:
     """One process, and the line to it."""
 
-    def __init__(self, role: Role, name: str, process: Process, line: socket.socket) -> None:
+    def __init__(
+        self, role: Role, name: str, process: Process, line: socket.socket, on_up: Callable[["_Child"], None]
+    ) -> None:
         self.role = role
         self.name = name
         self.process = process
@@ -44,6 +46,7 @@ class _Child:
         self.up = asyncio.Event()
         self.sample: Path | None = None
         self.failure: str | None = None
+        self._on_up = on_up
         self.channel = Channel(line, on_note=self._on_note)
 
     def order(self, what: str, **more: Any) -> None:
@@ -62,6 +65,7 @@ class _Child:
         elif "up" in note:
             self.sample = None if note["up"] is None else Path(note["up"])
             self.up.set()
+            self._on_up(self)
 
 
 class Supervisor:
@@ -88,6 +92,7 @@ class Supervisor:
         self._engine: _Child | None = None
         self._workers: dict[int, _Child] = {}
         self._restarts = {"engine": 0, "worker": 0}
+        self._restarting: set[str] = set()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._serving = False
@@ -136,6 +141,8 @@ class Supervisor:
         """Stop the workers, which finish what they have accepted, and then the engine."""
         log.info("draining")
         told = time.monotonic()
+        # The workers still accept, to refuse; once the last of them ends, nobody shall wait here for nobody.
+        self._listener.close()
         workers, engine = list(self._workers.values()), self._engine
         for worker in workers:
             worker.order("stop")
@@ -160,6 +167,8 @@ class Supervisor:
             self._engine = engine = await self._spawn("engine", "engine")
             for worker in self._workers.values():
                 self._connect(engine, worker)
+            if self._stop.is_set():
+                engine.order("stop")
             delay_s = await self._outlive(engine, delay_s)
             self._engine = None
 
@@ -169,10 +178,13 @@ class Supervisor:
             self._workers[index] = worker = await self._spawn("worker", f"worker-{index}")
             if self._engine is not None:
                 self._connect(self._engine, worker)
+            if self._stop.is_set():
+                worker.order("stop")
             delay_s = await self._outlive(worker, delay_s)
             del self._workers[index]
 
     async def _spawn(self, role: Role, name: str) -> _Child:
+        descriptors = [os.dup(self._listener.fileno())] if role == "worker" else []
         ours, theirs = socket_pair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -182,12 +194,20 @@ class Supervisor:
                 # The same packages as here, wherever this process found them.
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-        child = _Child(role, name, process, ours)
+        child = _Child(role, name, process, ours, self._on_up)
         setup = {"name": name, "settings": self._settings.model_dump(mode="json"), "runtime": self._runtime}
-        child.channel.note(setup, [os.dup(self._listener.fileno())] if role == "worker" else [])
-        child.order("restarts", restarts=self._restarts)
+        child.channel.note(setup, descriptors)
+        self._tell(child)
         log.info("process_started", name=name, pid=process.pid)
         return child
+
+    def _on_up(self, child: _Child) -> None:
+        self._restarting.discard(child.name)
+        for other in self._children():
+            self._tell(other)
+
+    def _tell(self, child: _Child) -> None:
+        child.order("know", restarts=self._restarts, restarting=sorted(self._restarting))
 
     def _connect(self, engine: _Child, worker: _Child) -> None:
         engines, workers = socket_pair()
@@ -209,9 +229,10 @@ class Supervisor:
             self._stop.set()
             return delay_s
         self._restarts[child.role] += 1
+        self._restarting.add(child.name)
         for other in self._children():
             if other is not child:
-                other.order("restarts", restarts=self._restarts)
+                self._tell(other)
                 if child.role == "engine":
                     other.order("failed", reason=reason)
         if time.monotonic() - child.started > _STEADY_S:

@@ -20,11 +20,19 @@ async def livez() -> dict[str, str]:
     summary="Inspections are accepted",
     responses=examples.NOT_READY,
 )
-async def readyz(request: Request) -> dict[str, str]:
-    """200 when the bundle is loaded, its golden samples passed and inspections are accepted; else `detail` says why."""
+async def readyz(request: Request) -> dict[str, str | list[str]]:
+    """200 when the bundle is loaded, its golden samples passed and inspections are accepted; else `detail` says why.
+
+    `restarting` names workers that ended and are not back yet; the others serve meanwhile.
+    """
     station = station_of(request)
     station.check_ready()
-    return {"status": "ready", "bundle": station.settings.bundle, "digest": station.equipment.digest}
+    return {
+        "status": "ready",
+        "bundle": station.settings.bundle,
+        "digest": station.equipment.digest,
+        "restarting": station.restarting,
+    }
 
 
 @router.get("/metrics", summary="Metrics in the text format of Prometheus", response_class=Response)

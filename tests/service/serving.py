@@ -1,5 +1,7 @@
 """A tiny bundle whose answers the fake runtime knows, and a real server on a free port to drive it through."""
 
+import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -119,12 +121,22 @@ class TwoSides(RemoteStation):
         self.host = Host(self.engine)
 
     def join(self) -> None:
-        """Connect the two, anew if they were before."""
+        """Connect the two, as a supervisor does after the end of either."""
         ours, theirs = socket_pair()
+        self._wire = ours.dup()
         self.connect(ours)
         self.host.connect(theirs)
 
+    def part(self) -> None:
+        """Cut the connection, as the end of either side does; from any thread, as `join_again`."""
+        self._wire.shutdown(socket.SHUT_RDWR)
+        self._wire.close()
+
+    def join_again(self) -> None:
+        self._loop.call_soon_threadsafe(self.join)
+
     async def start(self) -> Path | None:
+        self._loop = asyncio.get_running_loop()
         self.join()
         try:
             sample = await self.engine.start()
@@ -135,6 +147,7 @@ class TwoSides(RemoteStation):
         return sample
 
     async def stop(self) -> None:
+        self._wire.close()
         await super().stop()
         self.engine.begin_drain()
         await self.engine.stop()

@@ -16,6 +16,7 @@ def test_ready_says_what_serves(line: Line) -> None:
     ready = line.http.get("/readyz").json()
     assert (ready["status"], ready["bundle"]) == ("ready", "tec-grain-demo/1")
     assert ready["digest"] == line.station.equipment.bundle.digest
+    assert ready["restarting"] == []
 
 
 def test_metrics_count_what_happened(line: Line) -> None:

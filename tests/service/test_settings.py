@@ -45,6 +45,31 @@ def test_missing_file(config: Path) -> None:
         load_settings(config)
 
 
+@pytest.mark.parametrize(
+    ("runtime", "cpus", "workers", "count"),
+    [
+        ("cpu", 16, None, 1),
+        ("cpu", 1, 3, 3),
+        ("cuda", 1, None, 1),
+        ("cuda", 4, None, 2),
+        ("tensorrt", 16, None, 4),
+        ("triton", 16, 1, 1),
+    ],
+)
+def test_workers_by_runtime_and_cpus(
+    monkeypatch: pytest.MonkeyPatch, runtime: str, cpus: int, workers: int | None, count: int
+) -> None:
+    monkeypatch.setattr("service.settings.available_cpus", lambda: cpus)
+    assert load_settings(runtime=runtime, workers=workers).worker_count == count
+
+
+def test_workers_need_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.memfd_create")
+    assert load_settings(runtime="cuda").worker_count == 1
+    with pytest.raises(SettingsError, match="needs Linux"):
+        load_settings(workers=2)
+
+
 def test_wrong_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATSNET_LOG_FORMAT", "xml")
     with pytest.raises(SettingsError, match="log_format"):
