@@ -25,8 +25,8 @@ from model_export.bundle import Bundle, Precision
 
 PRECISION: Final[Precision] = "float16"
 """Of the graph that engines are built from."""
-OLDEST_MAJOR: Final = 10
-"""TensorRT that builds strongly typed networks from every operator of the graph; 11 builds no others."""
+OLDEST: Final = (10, 1)
+"""TensorRT that builds strongly typed networks, and lets contexts share their memory; 11 builds no others."""
 
 
 class TensorRtError(Exception):
@@ -128,11 +128,11 @@ def check_version(version: str) -> None:
     Raises:
         TensorRtError: It is.
     """
-    major = re.match(r"\d+", version)
-    if major is None or int(major[0]) < OLDEST_MAJOR:
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST:
         raise TensorRtError(
             f"TensorRT {version} is too old: engines are built strongly typed from the half-precision graph, which "
-            f"takes TensorRT {OLDEST_MAJOR} or 11"
+            f"takes TensorRT {OLDEST[0]}.{OLDEST[1]} or newer, 11 included"
         )
 
 

@@ -92,7 +92,7 @@ class NvidiaTensorRt:
             raise TensorRtError(f"the engine has {loaded.num_optimization_profiles} profiles, not {len(buckets)}")
         manifest = bundle.manifest
         shapes = (manifest.input.frame_shape, (), (manifest.map_height, manifest.map_width))
-        return [_EngineLane(self._cuda, loaded, shapes, buckets) for _ in range(lanes)]
+        return [_EngineLane(self._trt, self._cuda, loaded, shapes, buckets) for _ in range(lanes)]
 
 
 @dataclass
@@ -107,11 +107,19 @@ class _Prepared:
 
 
 class _EngineLane:
-    """One stream; each bucket copies in, computes and copies out in one launch."""
+    """One stream; each bucket copies in, computes and copies out in one launch.
 
-    def __init__(self, cuda: "_Cuda", engine: Any, shapes: Sequence[tuple[int, ...]], buckets: Sequence[int]) -> None:
+    Buckets run one after the other and share the memory for what lies between input and output: by itself, every
+    context would take as much as the largest profile needs.
+    """
+
+    def __init__(
+        self, trt: Any, cuda: "_Cuda", engine: Any, shapes: Sequence[tuple[int, ...]], buckets: Sequence[int]
+    ) -> None:
         self._cuda, self._engine = cuda, engine
+        self._shared = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         self._stream = cuda.stream()
+        self._scratch = cuda.allocate(max(1, engine.device_memory_size_v2))
         self._prepared = {bucket: self._prepare(shapes, bucket, profile) for profile, bucket in enumerate(buckets)}
 
     def run(self, frames: UInt8Array) -> tuple[Float32Array, Float32Array]:
@@ -134,11 +142,16 @@ class _EngineLane:
                 self._cuda.free(address)
             for address in prepared.pinned:
                 self._cuda.free_pinned(address)
+        if self._scratch:
+            self._cuda.free(self._scratch)
+            self._cuda.destroy_stream(self._stream)
+            self._scratch = 0
 
     def _prepare(self, shapes: Sequence[tuple[int, ...]], bucket: int, profile: int) -> _Prepared:
-        context = self._engine.create_execution_context()
+        context = self._engine.create_execution_context(self._shared)
         if context is None or not context.set_optimization_profile_async(profile, self._stream):
             raise TensorRtError(f"no execution context for a batch of {bucket}; is the GPU's memory full?")
+        context.set_device_memory(self._scratch, self._engine.device_memory_size_v2)
         self._cuda.wait(self._stream)
         host, pinned, device = [], [], []
         for name, shape, kind in zip((_INPUT, *_OUTPUTS), shapes, (np.uint8, np.float32, np.float32), strict=True):
@@ -185,6 +198,9 @@ class _Cuda:
 
     def stream(self) -> int:
         return int(self._call("cudaStreamCreateWithFlags", self._runtime.cudaStreamNonBlocking))
+
+    def destroy_stream(self, stream: int) -> None:
+        self._call("cudaStreamDestroy", stream)
 
     def wait(self, stream: int) -> None:
         self._call("cudaStreamSynchronize", stream)

@@ -16,6 +16,8 @@ from serving import SCORE_THRESHOLD
 from model_export.tensorrt_calls import NvidiaTensorRt, _Cuda
 
 SUCCESS, FAILURE = 0, 2
+MEMORY = 4096
+"""Bytes that a context works in."""
 
 
 class Runtime:
@@ -34,6 +36,7 @@ class Runtime:
         self.graphs = 0
         self.thread = threading.local()
         self.streams = 100
+        self.open_streams: set[int] = set()
 
     def enqueue(self, stream: int, work: Callable[[], None]) -> None:
         assert getattr(self.thread, "device", None) == 0, "this thread has no device"
@@ -54,7 +57,12 @@ class Runtime:
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[int, int]:  # noqa: ARG002, N802
         self.streams += 1
+        self.open_streams.add(self.streams)
         return SUCCESS, self.streams
+
+    def cudaStreamDestroy(self, stream: int) -> tuple[int]:  # noqa: N802
+        self.open_streams.remove(stream)
+        return (SUCCESS,)
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[int]:  # noqa: N802
         assert stream not in self.capturing, "a stream cannot be waited for while it is captured"
@@ -114,11 +122,16 @@ class Context:
         self._runtime, self._profiles = runtime, profiles
         self._profile: int | None = None
         self._shape: tuple[int, ...] | None = None
+        self._memory = 0
         self._addresses: dict[str, int] = {}
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:  # noqa: ARG002
         self._profile = profile
         return True
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert size == MEMORY
+        self._memory = address
 
     def set_tensor_address(self, name: str, address: int) -> None:
         self._addresses[name] = address
@@ -128,7 +141,9 @@ class Context:
         self._shape = shape
 
     def execute_async_v3(self, stream: int) -> bool:
-        if self._profile is None or self._shape != self._profiles[self._profile] or len(self._addresses) != 3:
+        if self._profile is None or self._shape != self._profiles[self._profile]:
+            return False
+        if len(self._addresses) != 3 or self._memory not in self._runtime.memory:
             return False
         self._runtime.enqueue(stream, self._compute)
         return True
@@ -150,6 +165,7 @@ class TensorRt:
     """`tensorrt`."""
 
     BuilderFlag = SimpleNamespace(TF32="TF32")
+    ExecutionContextAllocationStrategy = SimpleNamespace(STATIC=0, USER_MANAGED=2)
     NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
 
     def __init__(self, runtime: Runtime, version: str = "11.4.0") -> None:
@@ -217,7 +233,8 @@ class TensorRt:
         shapes = eval(profiles)
         return SimpleNamespace(
             num_optimization_profiles=len(shapes),
-            create_execution_context=lambda: Context(self._runtime, shapes),
+            device_memory_size_v2=MEMORY,
+            create_execution_context=lambda strategy: Context(self._runtime, shapes) if strategy == 2 else None,
         )
 
 
