@@ -32,11 +32,15 @@ _EXACT: Final = frozenset(
 """Operators whose results are values that they were given, or zero: there is nothing to round."""
 
 
-def to_float16(content: bytes) -> bytes:
+def to_float16(content: bytes, kept: re.Pattern[str] = KEPT_SCOPES) -> bytes:
     """Turn an ONNX file of `to_onnx` into one that computes mostly in half precision.
 
     Inputs and outputs keep their types; bytes are cast at once, for TensorRT takes them for nothing else, and every
     value of theirs is exact in float16. Converting the same file always gives the same bytes.
+
+    Args:
+        content: The file.
+        kept: Matches the scopes that stay float32.
 
     Raises:
         OnnxExportError: A weight is beyond half precision, or the graph has no part that could be halved.
@@ -47,7 +51,10 @@ def to_float16(content: bytes) -> bytes:
     graph = model.graph
     rewriting = _Rewriting(graph)
     for node in list(graph.node):
-        rewriting.halve(node) if _computes_in_half(node) else rewriting.keep(node)
+        if _computes_in_half(node, kept):
+            rewriting.halve(node)
+        else:
+            rewriting.keep(node)
     if not rewriting.halved:
         raise OnnxExportError(f"no node of the graph belongs to {', '.join(HALF_SCOPES)}; there is nothing to halve")
     rewriting.finish()
@@ -145,12 +152,10 @@ class _Rewriting:
         return self._made[name]
 
 
-def _computes_in_half(node: NodeProto) -> bool:
+def _computes_in_half(node: NodeProto, kept: re.Pattern[str]) -> bool:
     scope = node.name.rpartition("/")[0]
     return (
-        scope.partition(".")[0] in HALF_SCOPES
-        and not KEPT_SCOPES.fullmatch(scope)
-        and node.op_type not in _TYPED_BY_ATTRIBUTE
+        scope.partition(".")[0] in HALF_SCOPES and not kept.fullmatch(scope) and node.op_type not in _TYPED_BY_ATTRIBUTE
     )
 
 
