@@ -87,11 +87,11 @@ def encode_request(submission: Submission, sha256: str, decode_ms: float, outcom
 def decode_request(header: bytes, image: bytes, frame: UInt8Array, map_room: Float32Array) -> Received:
     """What `encode_request` encoded, with what came along."""
     request = orjson.loads(header)
-    fields = Fields.model_construct(**request["fields"])
+    fields = Fields.model_validate(request["fields"])
     prepared = None
     if "refused" not in request:
         x, y, width, height = request["roi"]
-        roi = Roi.model_construct(x=x, y=y, width=width, height=height)
+        roi = Roi(x=x, y=y, width=width, height=height)
         file = ImageFile(request["suffix"], image, fields.raw_layout)
         placed = Frame(frame, Placement(roi, *request["placement"]))
         prepared = Prepared(file, request["sha256"], request["height"], request["width"], placed)

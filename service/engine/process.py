@@ -83,6 +83,7 @@ async def _be_engine(line: socket.socket, settings: Settings, runtime: Runtime |
     await orders.stop.wait()
     station.begin_drain()
     station.abandon()
+    await station.idle()
     await station.stop()
     host.close()
     beating.cancel()

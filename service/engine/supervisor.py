@@ -31,6 +31,8 @@ _CLOSING_S: Final = 5.0
 _FLUSHING_S: Final = 2.0
 """Time for the engine to end, at least; once the workers have, nobody waits for it."""
 _LOOK_S: Final = 0.5
+_SILENT_S: Final = 5.0
+"""A process that says nothing for so long, and for `hang_seconds`, is taken for hung; a busy machine may stall one."""
 
 
 class _Child:
@@ -167,8 +169,6 @@ class Supervisor:
             self._engine = engine = await self._spawn("engine", "engine")
             for worker in self._workers.values():
                 self._connect(engine, worker)
-            if self._stop.is_set():
-                engine.order("stop")
             delay_s = await self._outlive(engine, delay_s)
             self._engine = None
 
@@ -178,8 +178,6 @@ class Supervisor:
             self._workers[index] = worker = await self._spawn("worker", f"worker-{index}")
             if self._engine is not None:
                 self._connect(self._engine, worker)
-            if self._stop.is_set():
-                worker.order("stop")
             delay_s = await self._outlive(worker, delay_s)
             del self._workers[index]
 
@@ -187,19 +185,31 @@ class Supervisor:
         descriptors = [os.dup(self._listener.fileno())] if role == "worker" else []
         ours, theirs = socket_pair()
         with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "service.engine", role, str(theirs.fileno())),
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                # The same packages as here, wherever this process found them.
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
+            process = await self._execute(role, theirs.fileno())
         child = _Child(role, name, process, ours, self._on_up)
         setup = {"name": name, "settings": self._settings.model_dump(mode="json"), "runtime": self._runtime}
         child.channel.note(setup, descriptors)
         self._tell(child)
         log.info("process_started", name=name, pid=process.pid)
+        if self._stop.is_set():  # told so while this one was being made
+            child.order("stop")
         return child
+
+    async def _execute(self, role: Role, line: int) -> Process:
+        while True:
+            try:
+                return await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "service.engine", role, str(line)),
+                    pass_fds=[line],
+                    stdin=asyncio.subprocess.DEVNULL,
+                    # The same packages as here, wherever this process found them.
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                    # A Ctrl-C at the terminal is told to this process alone.
+                    process_group=0,
+                )
+            except OSError as error:  # no memory or too many processes, for now
+                log.error("process_not_started", role=role, reason=str(error))
+                await asyncio.sleep(_LONGEST_DELAY_S)
 
     def _on_up(self, child: _Child) -> None:
         self._restarting.discard(child.name)
@@ -247,7 +257,7 @@ class Supervisor:
             await asyncio.sleep(_LOOK_S)
             for child in self._children():
                 silent_s = time.monotonic() - child.last_beat
-                if child.up.is_set() and silent_s > self._settings.hang_seconds:
+                if child.up.is_set() and silent_s > max(_SILENT_S, self._settings.hang_seconds):
                     log.critical("process_hangs", name=child.name, pid=child.process.pid, seconds=round(silent_s, 1))
                     child.kill()
 
