@@ -65,6 +65,7 @@ class Metrics:
             buckets=_STAGE_BUCKETS,
             registry=self.registry,
         )
+        self._stage = {stage: self._stages.labels(stage) for stage in Timing.model_fields}
         self._scores = Histogram(
             "inspect_score",
             "Calibrated scores; 1.0 is the shipped threshold",
@@ -117,8 +118,8 @@ class Metrics:
         """Count a verdict with its calibrated score and its stages."""
         self._verdicts.labels(recipe, verdict).inc()
         self._scores.labels(recipe).observe(score)
-        for stage, milliseconds in timing.model_dump().items():
-            self._stages.labels(stage).observe(milliseconds / 1000)
+        for stage, histogram in self._stage.items():
+            histogram.observe(getattr(timing, stage) / 1000)
 
     def batch(self, frames: int) -> None:
         """Count a batch."""

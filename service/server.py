@@ -73,6 +73,17 @@ class Orders:
         self.hurry = asyncio.Event()
 
 
+class SharedListener(socket.socket):
+    """A listening socket that other processes have too, so that its backlog is not for one of them to change.
+
+    asyncio takes one number for both: how many connections may wait, and how many it accepts before it looks at
+    anything else. The second must be small, or one process takes a whole burst.
+    """
+
+    def listen(self, backlog: int = 0, /) -> None:
+        """Nothing to do: it listens already."""
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server, but the signals are ours: it would stop listening at the first one."""
 
@@ -84,9 +95,6 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        for listener in sockets or ():
-            # asyncio takes its backlog for both: what may wait, and what it accepts before it looks at anything else.
-            listener.listen(_BACKLOG)
         self.up.set()
 
     @contextmanager
@@ -109,7 +117,7 @@ async def run(
     orders: Orders,
     announce: Callable[[Path | None], None],
     *,
-    shared: bool = False,
+    at_once: int = _BACKLOG,
 ) -> ExitCode:
     """Serve an application until it is ordered to stop.
 
@@ -119,7 +127,7 @@ async def run(
         settings: How long to wait for what.
         orders: When to stop.
         announce: Told, once the station has started, where a golden sample is to try.
-        shared: Whether other processes accept from the same listener: then one connection at a time is taken.
+        at_once: Connections that are accepted before anything else is looked at.
     """
     config = uvicorn.Config(
         app,
@@ -129,7 +137,7 @@ async def run(
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_CLOSING_S,
-        backlog=1 if shared else _BACKLOG,
+        backlog=at_once,
     )
     server = _Server(config, orders)
     serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -25,7 +25,7 @@ from service.exit_code import ExitCode
 from service.front import StartError
 from service.logs import configure_logs
 from service.runtimes.protocol import Runtime
-from service.server import Orders, run
+from service.server import Orders, SharedListener, run
 from service.settings import Settings, available_cpus
 from service.station import Station
 
@@ -52,7 +52,7 @@ def main() -> None:
         runtime = _made_by(setup["runtime"])(settings) if setup["runtime"] else None
         code = asyncio.run(_be_engine(line, settings, runtime))
     else:
-        code = asyncio.run(_be_worker(line, settings, socket.socket(fileno=descriptors[0])))
+        code = asyncio.run(_be_worker(line, settings, SharedListener(fileno=descriptors[0])))
     sys.exit(code)
 
 
@@ -115,7 +115,7 @@ async def _be_worker(line: socket.socket, settings: Settings, listener: socket.s
     def announce(_: Path | None) -> None:
         channel.note({"up": None})
 
-    code = await run(create_app(settings, station=station), listener, settings, orders, announce, shared=True)
+    code = await run(create_app(settings, station=station), listener, settings, orders, announce, at_once=1)
     beating.cancel()
     channel.close()
     return code

@@ -181,6 +181,9 @@ def test_engine_and_worker_that_are_killed_under_load(tmp_path: Path) -> None:
             record = service.get(f"/v1/inspections/{reply['id']}").json()
             assert (record["verdict"], record["score"]) == (reply["verdict"], reply["score"])
         nothing_in_shared_memory(service)
+        # The slots of the dead are given back: one mapping for each worker that lives.
+        maps = Path(f"/proc/{service.pid('engine')}/maps")
+        wait_until(lambda: maps.read_text().count("memfd:atsnet-slots") == 2)
         service.process.terminate()
         assert service.process.wait(LIMIT_S) == 0
         wait_until(lambda: not any(alive(pid) for pid in service.pids()))
