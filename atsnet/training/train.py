@@ -50,17 +50,18 @@ def train_run(
         dataset: Where the images are; test images are not looked at.
         trunk: The backbone with its weights.
         backbone: Where these weights came from.
-        out: Run directory, made here; must not hold a run yet, or an unfinished one with `resume`.
+        out: Run directory, made here; must be empty or not exist, or hold an unfinished run with `resume`.
         device: A GPU where there is one, by default.
         resume: Go on from the last checkpoint in `out`.
         report: Receives the progress.
 
     Raises:
-        RunError: `out` holds a run already, or nothing that can be resumed.
+        RunError: `out` holds a run already, something else, or nothing that can be resumed; or it is inside the data
+            folder.
         DataError: Images are missing or cannot be read.
         NonFiniteLossError: Training diverged.
     """
-    _prepare(out, config, resume)
+    _prepare(out, config, dataset.root, resume)
     train, holdout = split_holdout(dataset.train, config.training.holdout_fraction, config.training.seed)
     data = DataSource(
         layout=dataset.layout,
@@ -107,7 +108,7 @@ def train_run(
     return run
 
 
-def _prepare(out: Path, config: Config, resume: bool) -> None:
+def _prepare(out: Path, config: Config, data: Path, resume: bool) -> None:
     if (out / MODEL_NAME).exists():
         raise RunError(f"{out} already holds a finished run; give another directory")
     if resume:
@@ -121,8 +122,19 @@ def _prepare(out: Path, config: Config, resume: bool) -> None:
             raise RunError(f"the run in {out} was started with another configuration; resume it with its own")
     elif (out / STATE_RECORD_NAME).exists():
         raise RunError(f"{out} holds an unfinished run; go on with `--resume`, or give another directory")
+    elif not _is_free(out):
+        raise RunError(f"{out} already exists and is not an empty directory; name another or remove it")
+    elif out.resolve().is_relative_to(data.resolve()):
+        raise RunError(f"{out} is inside the data folder {data}, where its files would count as data; name another")
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG_NAME).write_text(config.model_dump_json(indent=2) + "\n")
+
+
+def _is_free(out: Path) -> bool:
+    """Whether there is nothing in a directory but what a run leaves that was stopped before its first checkpoint."""
+    if not out.is_dir():
+        return not out.exists()
+    return (out / START_NAME).exists() or all(path.name == CONFIG_NAME for path in out.iterdir())
 
 
 def _start(out: Path, start: RunStart, resume: bool) -> None:

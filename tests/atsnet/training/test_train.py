@@ -157,6 +157,24 @@ def test_an_unfinished_run_is_not_overwritten_either(tmp_path: Path, images: Dat
         train(images, tmp_path / "run")
 
 
+def test_a_directory_that_holds_something_else_is_left_alone(tmp_path: Path, images: Dataset) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("keep")
+    for out in (mine, images.root, mine / "notes.txt"):
+        with pytest.raises(RunError, match=f"{out} already exists and is not an empty directory; name another"):
+            train(images, out)
+    assert [path.name for path in mine.iterdir()] == ["notes.txt"]
+    assert len(list(images.root.iterdir())) == 8
+
+
+def test_a_run_inside_the_data_folder_would_become_data(tmp_path: Path, images: Dataset) -> None:
+    for out in (images.root / "run", tmp_path / "elsewhere" / ".." / "grains" / "runs" / "first"):
+        with pytest.raises(RunError, match=r"is inside the data folder .*grains"):
+            train(images, out)
+    assert len(list(images.root.iterdir())) == 8
+
+
 def test_there_must_be_something_to_resume(tmp_path: Path, images: Dataset) -> None:
     with pytest.raises(RunError, match=r"holds no run to resume: it has no config.json"):
         train(images, tmp_path / "run", resume=True)
