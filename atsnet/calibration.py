@@ -284,8 +284,8 @@ def _outliers(values: NDArray[np.float64], names: Sequence[str] | None) -> list[
 def _check_usable(values: NDArray[np.float64]) -> None:
     if len(values) < MIN_IMAGES:
         raise CalibrationError(
-            f"{len(values)} held-out normal images are too few for a threshold, {MIN_IMAGES} the least; add images "
-            "or raise training.holdout_fraction, and train again"
+            f"too few normal images for a threshold: {len(values)} held out or given, {MIN_IMAGES} the least; give "
+            "further good images with --good DIR, or add some or raise training.holdout_fraction, and train again"
         )
     if not np.isfinite(values).all() or (values < 0).any():
         raise CalibrationError("scores of normal images must be finite and not negative")

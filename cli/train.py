@@ -13,7 +13,7 @@ import typer
 
 from cli import options
 from cli.devices import DeviceChoice, choose_device
-from cli.output import messages, print_json, results
+from cli.output import messages, print_json, results, warn
 
 if TYPE_CHECKING:
     from atsnet.config import Config
@@ -96,6 +96,7 @@ def train(
                 f"{resolved.input.color}, backbone {source.name}, on {chosen}",
                 highlight=False,
             )
+            _warn_of_too_few(len(dataset.train), resolved)
             began = time.monotonic()
             run = train_run(resolved, dataset, trunk, source, out, device=chosen, resume=resume, report=report)
             seconds = time.monotonic() - began
@@ -145,6 +146,21 @@ def _resolve(
     else:
         found = "mono" if color is ColorChoice.MONO else "rgb"
     return resolved.model_copy(update={"input": resolved.input.model_copy(update={"color": found})})
+
+
+def _warn_of_too_few(images: int, config: "Config") -> None:
+    """Before training takes its time: what it holds out would not do for a threshold."""
+    from atsnet.calibration import MIN_IMAGES
+    from atsnet.data.layout import holdout_size, images_to_hold_out
+
+    fraction = config.training.holdout_fraction
+    needed = images_to_hold_out(MIN_IMAGES, fraction)
+    if 2 <= images < needed:
+        warn(
+            f"of {images} good images only {holdout_size(images, fraction)} will be held out, and a threshold takes "
+            f"{MIN_IMAGES}: train on {needed}, raise training.holdout_fraction, or give further good images to "
+            "`atsnet calibrate --good DIR` afterwards"
+        )
 
 
 @contextmanager

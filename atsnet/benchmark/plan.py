@@ -14,9 +14,10 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from atsnet import __version__
+from atsnet.calibration import MIN_IMAGES
 from atsnet.config import Config, load_config
 from atsnet.data.frames import detect_color
-from atsnet.data.layout import DataError, Dataset, Sample, fingerprint
+from atsnet.data.layout import DataError, Dataset, Sample, fingerprint, images_to_hold_out
 from atsnet.progress import Reporter, silent
 
 ATS_NET: Final = "ats-net"
@@ -130,7 +131,7 @@ def plan_cells(
 
     Raises:
         ConfigError: A key is unknown or a value wrong, of any variant.
-        DataError: A part has no test images, or an image cannot be read.
+        DataError: A part has no test images, or too few good ones to calibrate on, or an image cannot be read.
     """
     untested = [str(dataset.root) for dataset in datasets if not dataset.test]
     if untested:
@@ -140,6 +141,9 @@ def plan_cells(
         for variant in variants
         for seed in range(seeds)
     }
+    for dataset in datasets:
+        for resolved in configs.values():
+            _check_holdout(dataset, resolved.training.holdout_fraction)
     cells = []
     for index, dataset in enumerate(datasets):
         masks = [Sample(sample.mask, f"{sample.name} mask") for sample in dataset.test if sample.mask]
@@ -159,6 +163,15 @@ def plan_cells(
             cells.append(Cell(dataset, variant, resolved, inputs))
         report("looking at the images", index + 1, len(datasets))
     return cells
+
+
+def _check_holdout(dataset: Dataset, fraction: float) -> None:
+    needed = images_to_hold_out(MIN_IMAGES, fraction)
+    if len(dataset.train) < needed:
+        raise DataError(
+            f"{dataset.root} has too few good images to learn from, {len(dataset.train)}: calibration takes "
+            f"{MIN_IMAGES} held-out ones, so {needed} are needed with training.holdout_fraction = {fraction:g}"
+        )
 
 
 def _hash_settings(config: Config, method: str) -> str:

@@ -189,6 +189,20 @@ def test_data_folder_that_is_missing_or_empty(backbone: Path, config: Path, tmp_
     assert str(tmp_path / "empty") in empty.stderr
 
 
+def test_too_few_images_for_a_threshold_are_said_before_training(
+    grains: Path, backbone: Path, config: Path, tmp_path: Path, stop: Stop
+) -> None:
+    stop("loading images", 1, KeyboardInterrupt())
+    said = "will be held out, and a threshold takes 3: train on 7, raise training.holdout_fraction, or give further"
+    assert said not in train(grains, tmp_path / "enough", backbone, config).stderr
+    (tmp_path / "few").mkdir()
+    for number in range(4):
+        shutil.copy(grains / "train" / "good" / f"{number:03d}.png", tmp_path / "few")
+    assert (
+        f"warning: of 4 good images only 2 {said}" in train(tmp_path / "few", tmp_path / "run", backbone, config).stderr
+    )
+
+
 def test_unreadable_images_are_listed(grains: Path, backbone: Path, config: Path, tmp_path: Path) -> None:
     shutil.copytree(grains, tmp_path / "data")
     damaged = [tmp_path / "data" / "train" / "good" / name for name in ("003.png", "007.png")]

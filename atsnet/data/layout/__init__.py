@@ -23,7 +23,7 @@ from atsnet.data.layout.dataset import (
     listed,
 )
 from atsnet.data.layout.folders import GOOD_NAMES, MASK_FOLDERS, folders, folders_below
-from atsnet.data.layout.holdout import split_holdout
+from atsnet.data.layout.holdout import holdout_size, images_to_hold_out, split_holdout
 from atsnet.data.layout.masks import MASK_ENDING
 from atsnet.data.layout.mvtec import find_split, is_split
 from atsnet.data.layout.plain import GOOD_TEST_SHARE, find_good_and_defects, find_good_only, has_good_and_defects
@@ -43,6 +43,8 @@ __all__ = [
     "find_dataset",
     "find_datasets",
     "fingerprint",
+    "holdout_size",
+    "images_to_hold_out",
     "list_problems",
     "split_holdout",
 ]

@@ -1,10 +1,22 @@
 """Which good images are held out of training."""
 
 from collections.abc import Sequence
+from itertools import count
 
 import numpy as np
 
 from atsnet.data.layout.dataset import DataError, Sample
+
+
+def holdout_size(images: int, fraction: float) -> int:
+    """How many of at least 2 images are held out."""
+    return min(max(1, round(fraction * images)), images - 1)
+
+
+def images_to_hold_out(size: int, fraction: float) -> int:
+    """The smallest number of images of which at least `size`, 2 or more, are held out."""
+    fewest = max(size + 1, int((size - 0.5) / fraction))
+    return next(images for images in count(fewest) if holdout_size(images, fraction) >= size)
 
 
 def split_holdout(
@@ -26,8 +38,8 @@ def split_holdout(
         raise DataError(
             f"at least 2 good images are needed, one to train on and one to hold out; got {len(samples)}{where}"
         )
-    count = min(max(1, round(fraction * len(samples))), len(samples) - 1)
-    held_out = set(np.random.default_rng(seed).permutation(len(samples))[:count].tolist())
+    size = holdout_size(len(samples), fraction)
+    held_out = set(np.random.default_rng(seed).permutation(len(samples))[:size].tolist())
     return (
         tuple(sample for index, sample in enumerate(samples) if index not in held_out),
         tuple(sample for index, sample in enumerate(samples) if index in held_out),

@@ -77,6 +77,15 @@ def test_parts_without_test_images_are_named(parts: Path, tiny: Path, tmp_path: 
         plan(tmp_path / "parts", tiny)
 
 
+def test_parts_with_too_few_good_images_to_calibrate_on_are_named(parts: Path, tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(parts, tmp_path / "parts")
+    for number in range(6, 12):
+        (tmp_path / "parts" / "right" / "train" / "good" / f"{number:03d}.png").unlink()
+    with pytest.raises(DataError, match=r"right has too few good images .*, 6: .* 3 held-out ones, so 7 are needed"):
+        plan(tmp_path / "parts", tiny)
+    assert plan(tmp_path / "parts", tiny, set_="training.holdout_fraction=0.5")
+
+
 def test_a_variant_with_an_unknown_key_is_refused_before_anything_runs(parts: Path, tiny: Path) -> None:
     odd = Variant("odd", "odd", ATS_NET, ("network.wings=2",))
     with pytest.raises(ConfigError, match=r"network\.wings"):

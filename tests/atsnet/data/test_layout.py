@@ -3,7 +3,17 @@ from pathlib import Path
 import pytest
 
 from atsnet.data.grains import write_grain_set
-from atsnet.data.layout import DataError, Dataset, Sample, find_dataset, find_datasets, fingerprint, split_holdout
+from atsnet.data.layout import (
+    DataError,
+    Dataset,
+    Sample,
+    find_dataset,
+    find_datasets,
+    fingerprint,
+    holdout_size,
+    images_to_hold_out,
+    split_holdout,
+)
 
 
 def _touch(root: Path, *names: str) -> None:
@@ -294,6 +304,14 @@ def test_holdout_sizes(tmp_path: Path, count: int, fraction: float, held_out: in
     assert (len(train), len(holdout)) == (count - held_out, held_out)
     assert sorted([*train, *holdout], key=lambda sample: sample.name) == samples
     assert list(holdout) == sorted(holdout, key=lambda sample: sample.name)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.15, 1 / 6, 0.4, 0.5, 0.99])
+@pytest.mark.parametrize("size", [2, 3, 10])
+def test_images_to_hold_out_are_the_fewest_that_do(size: int, fraction: float) -> None:
+    images = images_to_hold_out(size, fraction)
+    assert holdout_size(images, fraction) >= size
+    assert all(holdout_size(fewer, fraction) < size for fewer in range(2, images))
 
 
 def test_the_seed_decides_the_holdout(tmp_path: Path) -> None:
