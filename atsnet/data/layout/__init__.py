@@ -4,7 +4,8 @@
 `plain`: a plain folder of good and defective images, or of good ones alone. Folders of good images may be called
 `good`, `ok` or `normal`, in upper or lower case.
 
-Files are listed here, not decoded: what their pixels are is found out in `atsnet.data.frames`.
+Files are listed here, not decoded, but for masks of good images, which must be empty: what their pixels are is found
+out in `atsnet.data.frames`.
 """
 
 from collections.abc import Callable
@@ -63,7 +64,8 @@ def find_dataset(root: Path) -> Dataset:
     Hidden files and folders are left out.
 
     Raises:
-        DataError: No such folder, no images to train on, a mask that belongs to no image, or several data sets.
+        DataError: No such folder, no images to train on, a mask that belongs to no image, one that marks a defect on a
+            good image, or several data sets.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder" if root.exists() else f"the data folder {root} does not exist")

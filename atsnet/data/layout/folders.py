@@ -27,6 +27,11 @@ def defect_folders(root: Path) -> list[Path]:
     return [folder for folder in folders(root) if folder.name.lower() not in GOOD_NAMES | MASK_FOLDERS]
 
 
+def mask_folders(root: Path) -> list[Path]:
+    """Those right below a folder that masks are in."""
+    return [folder for folder in folders(root) if folder.name.lower() in MASK_FOLDERS]
+
+
 def images_in(folder: Path) -> list[Path]:
     """Images right in a folder."""
     return [path for path in visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]

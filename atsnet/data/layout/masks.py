@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from atsnet.data.layout.dataset import DataError, Sample, list_problems, listed
-from atsnet.data.layout.folders import GOOD_NAMES, below
+from atsnet.data.layout.folders import GOOD_NAMES, below, good_folders, images_below
+from atsnet.imaging import ImageError, read_image
 
 MASK_ENDING: Final = "_mask"
 
@@ -29,7 +30,26 @@ def refuse_orphans(masks: Mapping[str, Mapping[str, Path]], mask_root: Path, ima
     """Masks that no sample took are a sign of a wrong layout, which would silently cost pixel figures."""
     orphans = [str(path) for of_defect in masks.values() for path in of_defect.values()]
     if orphans:
-        raise DataError(list_problems(orphans, f"under {mask_root} are masks of no image under {image_root.name}"))
+        raise DataError(list_problems(orphans, f"under {mask_root}, masks of no image under {image_root.name}"))
+
+
+def refuse_masks_of_good(mask_root: Path) -> None:
+    """A defect marked on a good image: one of the two labels is wrong."""
+    refuse_marked([path for folder in good_folders(mask_root) for path in images_below(folder)])
+
+
+def refuse_marked(masks: Iterable[Path]) -> None:
+    """Refuse masks of good images, unless they are empty: 0 everywhere."""
+    try:
+        marked = [str(path) for path in masks if read_image(path).any()]
+    except ImageError as error:
+        raise DataError(str(error)) from error
+    if marked:
+        raise DataError(
+            list_problems(
+                marked, "with a defect marked on a good image; move the image to its defect, or remove the mask"
+            )
+        )
 
 
 def by_stem(folder: Path, masks: Iterable[Path]) -> dict[str, Path]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from atsnet.data.layout.dataset import GOOD, DataError, Dataset, Layout, Sample
 from atsnet.data.layout.folders import below, defect_folders, folders, good_folders, image_suffixes, images_in
-from atsnet.data.layout.masks import by_stem, label_images, refuse_orphans
+from atsnet.data.layout.masks import by_stem, label_images, refuse_masks_of_good, refuse_orphans
 
 
 def is_split(root: Path) -> bool:
@@ -46,6 +46,7 @@ def find_split(root: Path) -> Dataset:
     test = [
         sample for folder in images for sample in label_images(root, folder, images[folder], masks.get(folder.name, {}))
     ]
+    refuse_masks_of_good(mask_root)
     refuse_orphans(masks, mask_root, test_root)
     return Dataset(root, layout, train, tuple(test))
 

@@ -16,16 +16,15 @@ from typing import Final
 
 from atsnet.data.layout.dataset import DataError, Dataset, Sample, list_problems
 from atsnet.data.layout.folders import (
-    MASK_FOLDERS,
     below,
     defect_folders,
-    folders,
     good_folders,
     image_suffixes,
     images_below,
     images_in,
+    mask_folders,
 )
-from atsnet.data.layout.masks import by_stem, label_images, refuse_orphans
+from atsnet.data.layout.masks import by_stem, label_images, refuse_masks_of_good, refuse_orphans
 
 GOOD_TEST_SHARE: Final = 0.2
 """Share of the good images that are tested on where nobody split them."""
@@ -40,18 +39,20 @@ def find_good_and_defects(root: Path) -> Dataset:
     """A plain folder with a folder of good images and some of defective ones."""
     loose = [str(path) for path in images_in(root)]
     if loose:
-        raise DataError(list_problems(loose, f"in {root} lie beside its folders of good and defective images"))
+        raise DataError(list_problems(loose, f"in {root} beside its folders of good and defective images"))
     good = [Sample(path, below(root, path)) for folder in good_folders(root) for path in images_below(folder)]
     if len(good) < 2:
         raise DataError(
-            f"{root} has {len(good)} good images beside its defects; at least 2 are needed, to train and to test on"
+            f"{root} has too few good images beside its defects, {len(good)}; at least 2 are needed, to train "
+            "and to test on"
         )
     by_hash = sorted(good, key=lambda sample: hashlib.sha256(sample.name.encode()).digest())
     tested = set(by_hash[: max(1, round(GOOD_TEST_SHARE * len(good)))])
     defects = defect_folders(root)
     masks: dict[str, dict[str, Path]] = {folder.name: {} for folder in defects}
-    mask_roots = [folder for folder in folders(root) if folder.name.lower() in MASK_FOLDERS]
+    mask_roots = mask_folders(root)
     for mask_root in mask_roots:
+        refuse_masks_of_good(mask_root)
         for folder in defect_folders(mask_root):
             masks.setdefault(folder.name, {}).update(by_stem(folder, images_below(folder)))
         whose = defects[0].name if len(defects) == 1 else ""
@@ -65,7 +66,10 @@ def find_good_and_defects(root: Path) -> Dataset:
 
 def find_good_only(root: Path) -> Dataset:
     """A folder of good images alone, at any depth."""
-    train = tuple(Sample(path, below(root, path)) for path in images_below(root))
+    masks = {path for mask_root in mask_folders(root) for path in images_below(mask_root)}
+    for mask_root in mask_folders(root):
+        refuse_masks_of_good(mask_root)
+    train = tuple(Sample(path, below(root, path)) for path in images_below(root) if path not in masks)
     if not train:
         raise DataError(f"no images in {root}; looked for {image_suffixes()} there and in its subfolders")
     return Dataset(root, "folder", train)

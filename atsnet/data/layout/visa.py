@@ -11,6 +11,7 @@ from typing import Final
 
 from atsnet.data.layout.dataset import DataError, Dataset, Sample, list_problems
 from atsnet.data.layout.folders import below
+from atsnet.data.layout.masks import refuse_marked
 
 _TABLE: Final = Path("split_csv") / "1cls.csv"
 _COLUMNS: Final = ("object", "split", "label", "image", "mask")
@@ -23,7 +24,7 @@ def is_visa(root: Path) -> bool:
 
 def find_visa(root: Path) -> Dataset:
     """One object of VisA, split by the table beside its folder."""
-    table, problems = root.parent / _TABLE, []
+    table, problems, of_good = root.parent / _TABLE, list[str](), list[Path]()
     samples: dict[str, list[Sample]] = {"train": [], "test": []}
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
@@ -44,11 +45,13 @@ def find_visa(root: Path) -> Dataset:
         files = [root.parent / image, *([root.parent / mask] if mask else [])]
         problems += [f"{path}: named in row {line} of {table}, but not there" for path in files if not path.is_file()]
         if label == "normal":
+            of_good += files[1:]
             samples[split].append(Sample(files[0], below(root, files[0])))
         elif split == "test":
             samples[split].append(Sample(files[0], below(root, files[0]), label, files[1] if mask else None))
     if problems:
         raise DataError(list_problems(problems, f"of {root.name} cannot be used"))
+    refuse_marked(of_good)
     if not samples["train"]:
         raise DataError(f"no good images to train on: {table} has no row of {root.name} for train")
     train, test = (tuple(sorted(samples[split], key=lambda sample: sample.name)) for split in ("train", "test"))

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from atsnet.data.grains import write_grain_set
@@ -107,6 +109,45 @@ def test_masks_of_no_image_are_an_error_that_lists_them(tmp_path: Path) -> None:
     assert str(tmp_path / "ground_truth/dent/7_mask.png") in message
     assert str(tmp_path / "ground_truth/rust/1_mask.png") in message
     assert "dent/1_mask" not in message
+
+
+def _mask(path: Path, *, level: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros((8, 8), np.uint8)
+    mask[3, 4] = level
+    assert cv2.imwrite(str(path), mask)
+
+
+@pytest.mark.parametrize(
+    ("made", "masks"),
+    [
+        (("train/good/a.png", "test/good/1.png", "test/dent/1.png"), "ground_truth/good"),
+        (("train/ok/a.png", "test/ok/1.png", "test/ko/1.png"), "ground_truth/ok"),
+        (("good/1.png", "good/2.png", "dent/1.png"), "masks/Good/lot1"),
+    ],
+)
+def test_a_defect_marked_on_a_good_image_is_an_error_unless_the_mask_is_empty(
+    tmp_path: Path, made: tuple[str, ...], masks: str
+) -> None:
+    _touch(tmp_path, *made)
+    _mask(tmp_path / masks / "2_mask.png", level=0)
+    assert all(sample.mask is None for sample in find_dataset(tmp_path).test)
+    _mask(tmp_path / masks / "1_mask.png", level=1)
+    with pytest.raises(DataError, match=r"(?s)1 file with a defect marked on a good image.*1_mask\.png") as caught:
+        find_dataset(tmp_path)
+    assert "2_mask" not in str(caught.value)
+    (tmp_path / masks / "1_mask.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"1_mask\.png"):
+        find_dataset(tmp_path)
+
+
+def test_a_defect_marked_on_a_good_image_of_visa_is_an_error(tmp_path: Path) -> None:
+    _visa(tmp_path, *_VISA_ROWS[:2], f"{_VISA_ROWS[0]}candle/Data/Masks/Anomaly/normal.png")
+    _mask(tmp_path / "candle/Data/Masks/Anomaly/normal.png", level=0)
+    assert len(find_dataset(tmp_path / "candle").train) == 3
+    _mask(tmp_path / "candle/Data/Masks/Anomaly/normal.png", level=255)
+    with pytest.raises(DataError, match=r"marked on a good image"):
+        find_dataset(tmp_path / "candle")
 
 
 def test_two_images_for_one_mask_are_an_error(tmp_path: Path) -> None:
@@ -259,8 +300,11 @@ def test_masks_of_the_only_defect_need_no_folder_of_their_own(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (("good/1.png", "nok/1.png"), "has 1 good images beside its defects; at least 2"),
-        (("good/1.png", "good/2.png", "nok/1.png", "3.png"), r"1 file in .* beside its folders of good and defective"),
+        (("good/1.png", "nok/1.png"), "too few good images beside its defects, 1; at least 2"),
+        (
+            ("good/1.png", "good/2.png", "nok/1.png", "3.png"),
+            r"1 file in .* beside its folders of good and defective",
+        ),
         (("good/1.png", "good/2.png", "nok/1.png", "masks/nok/2.png"), "masks of no image"),
     ],
 )
@@ -275,6 +319,11 @@ def test_a_folder_of_good_images_without_defects_is_only_good(tmp_path: Path) ->
     dataset = find_dataset(tmp_path)
     assert [sample.name for sample in dataset.train] == ["good/1.png"]
     assert dataset.test == ()
+
+
+def test_masks_are_not_taken_for_good_images(tmp_path: Path) -> None:
+    _touch(tmp_path, "good/1.png", "2.png", "masks/dent/3.png")
+    assert [sample.name for sample in find_dataset(tmp_path).train] == ["2.png", "good/1.png"]
 
 
 def test_all_data_sets_right_below_a_folder_are_found(tmp_path: Path) -> None:
