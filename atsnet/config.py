@@ -2,10 +2,12 @@
 
 import tomllib
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from atsnet.imaging import InputGeometry
 
@@ -202,15 +204,41 @@ def load_config(path: Path | None = None, assignments: Iterable[str] = ()) -> Co
         ConfigError: The file cannot be read, an assignment is none, a key is unknown or its value wrong.
     """
     content = {} if path is None else _read_toml(path)
-    changes = list(assignments)
-    for assignment in changes:
-        _assign(content, assignment)
-    source = ", ".join([*([str(path)] if path else []), *changes]) or "the defaults"
+    assigned = [_assign(content, assignment) for assignment in assignments]
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors())
-        raise ConfigError(f"{source}: {problems}") from error
+        of_file = path is not None and not all(
+            _key_of(problem).startswith(tuple(assigned)) for problem in error.errors()
+        )
+        raise ConfigError(f"{path}: {describe(error, Config)}" if of_file else describe(error, Config)) from error
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> str:
+    """What is wrong with the values for a model, by their keys alone; for an unknown key, which one may be meant."""
+    return "; ".join(_describe_one(problem, model) for problem in error.errors())
+
+
+def _describe_one(problem: ErrorDetails, model: type[BaseModel]) -> str:
+    key = _key_of(problem)
+    if problem["type"] == "extra_forbidden":
+        near = get_close_matches(key, _keys_of(model), n=1)
+        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+    return f"{key}: {problem['msg'].removeprefix('Value error, ')}".lstrip(": ")
+
+
+def _key_of(problem: ErrorDetails) -> str:
+    return ".".join(map(str, problem["loc"]))
+
+
+def _keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Dotted names of all keys, those of tables included."""
+    found = []
+    for name, field in model.model_fields.items():
+        found.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += _keys_of(field.annotation, f"{prefix}{name}.")
+    return found
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -223,7 +251,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not TOML: {error}") from error
 
 
-def _assign(content: dict[str, Any], assignment: str) -> None:
+def _assign(content: dict[str, Any], assignment: str) -> str:
+    """Put in the value of one key, and return the key."""
     key, equals, text = assignment.partition("=")
     *tables, name = key.strip().split(".")
     if not equals or not name:
@@ -237,3 +266,4 @@ def _assign(content: dict[str, Any], assignment: str) -> None:
         if not isinstance(content, dict):
             raise ConfigError(f"{assignment}: {table} is a value, not a table")
     content[name] = value
+    return key.strip()

@@ -83,15 +83,14 @@ def _rates(
 ) -> "CalibrationConfig":
     from pydantic import ValidationError
 
-    from atsnet.config import CalibrationConfig, ConfigError
+    from atsnet.config import CalibrationConfig, ConfigError, describe
 
     said = {"target_false_reject_rate": false_reject_rate, "target_review_rate": review_rate}
     changes = {key: rate for key, rate in said.items() if rate is not None}
     try:
         return CalibrationConfig.model_validate(configured.model_dump() | changes)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors())
-        raise ConfigError(problems) from error
+        raise ConfigError(describe(error, CalibrationConfig)) from error
 
 
 def _span(interval: tuple[float, float]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from atsnet.config import PretrainingConfig
+from atsnet.config import PretrainingConfig, describe
 from cli import options
 from cli.devices import DeviceChoice, choose_device
 from cli.errors import CommandError
@@ -97,8 +97,7 @@ def pretrain(
     try:
         config = PretrainingConfig(**{key: value for key, value in given.items() if value is not None})
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors())
-        raise CommandError(ExitCode.CONFIGURATION, problems) from error
+        raise CommandError(ExitCode.CONFIGURATION, describe(error, PretrainingConfig)) from error
     choose_device(DeviceChoice.CPU, threads)
     samples = find_dataset(images).train if images else ()
     with ConsoleReporter(messages()) as report:

@@ -25,22 +25,48 @@ def test_keys_that_a_file_leaves_out_have_their_defaults(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[network]\nwidth = 3", r"network\.width"),
-        ("[training]\nbatch_size = 0", r"training\.batch_size"),
-        ("[input]\nheight = 100", r"input\.height"),
-        ("[augment]\nbrightness = 'much'", r"augment\.brightness"),
-        ("[traning]\nseed = 1", "traning"),
-        ("[network]\nema_momentum = 1.0", r"network\.ema_momentum"),
+        ("[network]\nwidth = 3", r"unknown key network\.width"),
+        ("[training]\nbatch_size = 0", r"training\.batch_size: "),
+        ("[input]\nheight = 100", r"input\.height: "),
+        ("[augment]\nbrightness = 'much'", r"augment\.brightness: "),
+        ("[traning]\nseed = 1", r"unknown key traning; did you mean training\?"),
+        ("[network]\nema_momentum = 1.0", r"network\.ema_momentum: "),
     ],
 )
 def test_wrong_and_unknown_keys_are_named_with_the_file(tmp_path: Path, text: str, named: str) -> None:
-    with pytest.raises(ConfigError, match=rf"train\.toml: {named}: "):
+    with pytest.raises(ConfigError, match=rf"train\.toml: {named}"):
         load_config(write(tmp_path, text))
 
 
 def test_several_problems_are_all_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"training\.batch_size.*; training\.wrong"):
+    with pytest.raises(ConfigError, match=r"training\.batch_size: .*; unknown key training\.wrong"):
         load_config(write(tmp_path, "[training]\nbatch_size = 0\nwrong = 1"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("training.stage9_steps=5", "unknown key training.stage9_steps; did you mean training.stage3_steps?"),
+        ("zzz=1", "unknown key zzz"),
+        ("training.batch_size=0", "training.batch_size: Input should be greater than 0"),
+        ("network.heads=7", "network.heads: Input should be a multiple of 2"),
+    ],
+)
+def test_of_several_assignments_only_the_wrong_one_is_named(tmp_path: Path, wrong: str, message: str) -> None:
+    for path in (None, write(tmp_path, "[training]\nseed = 7")):
+        with pytest.raises(ConfigError) as caught:
+            load_config(path, ["training.stage2_steps=5", wrong, "network.noise=0.1"])
+        assert str(caught.value) == message
+
+
+def test_keys_that_do_not_go_together_are_said_without_pydantic_s_own_words() -> None:
+    with pytest.raises(ConfigError, match=r"^network\.student_sees = 'prototypes' needs a memory"):
+        load_config(None, ["network.memory_size=0"])
+
+
+def test_a_file_is_named_when_the_wrong_key_is_in_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.toml: unknown key training\.steps"):
+        load_config(write(tmp_path, "[training]\nsteps = 7"), ["training.seed=5"])
 
 
 def test_a_file_that_is_missing_or_no_toml_is_named(tmp_path: Path) -> None:
