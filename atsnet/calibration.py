@@ -17,7 +17,6 @@ The held-out images also set the map's channel weights and scales (`atsnet.train
 from millions of positions; the promise neglects that.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,10 +25,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy.stats import mannwhitneyu
 
 from atsnet.config import CalibrationConfig
 from atsnet.data.frames import load_frames
-from atsnet.data.layout import DataError, Sample, find_dataset, fingerprint, list_problems
+from atsnet.data.layout import Sample, file_digests, find_dataset, fingerprint, list_problems
 from atsnet.evaluation.scoring import score_frames
 from atsnet.prediction_limits import PredictionLimit, attainable_rate, images_needed, upper_limit
 from atsnet.progress import Reporter, silent
@@ -40,6 +40,8 @@ MIN_IMAGES: Final = 3
 
 _OUTLIER: Final = 5.0
 """Robust standard deviations of the log-scores above the median, from which a normal image is pointed out."""
+_STRANGE: Final = 1e-3
+"""Chance, were they alike, of further images that score as unlike the run's, below which they are pointed out."""
 _LAX: Final = 10.0
 """Times the median normal score, from which a threshold is pointed out."""
 
@@ -75,6 +77,8 @@ class Calibration(BaseModel):
     """Median raw score of the normal images."""
     region_share: float = Field(ge=0, le=1)
     """Share of the normal images that pass and yet have a map position at the threshold."""
+    further_images: dict[str, str] = {}
+    """Path of each good image that is not of the run, and its sha256."""
     warnings: tuple[str, ...] = ()
 
     def deployed(self) -> dict[str, Any]:
@@ -183,7 +187,7 @@ def calibrate_run(
             f"images in {root} are not those that {run.directory} was trained on: a file was altered since; "
             "restore it, or train again"
         )
-    _check_unseen(further, [*held_out, *(samples[name] for name in data.train_images)])
+    further_images = _check_unseen(further, [*held_out, *(samples[name] for name in data.train_images)])
     used = [*held_out, *further]
     frames = load_frames(
         used, run.config.input, progress=lambda done, total: report("reading held-out images", done, total)
@@ -192,6 +196,10 @@ def calibrate_run(
     names = [*data.holdout_images, *(str(sample.path) for sample in further)]
     rates = config or run.config.calibration
     calibration = calibrate(raw.scores, raw.maps.max(axis=(1, 2)), rates, names)
+    strange = _differing(raw.scores[: len(held_out)], raw.scores[len(held_out) :])
+    calibration = calibration.model_copy(
+        update={"further_images": further_images, "warnings": (*calibration.warnings, *strange)}
+    )
     save_calibration(run.directory, calibration)
     return calibration
 
@@ -219,26 +227,31 @@ def load_calibration(directory: Path) -> Calibration | None:
         raise CalibrationError(f"{path} is damaged; make it again with `atsnet calibrate`: {error}") from error
 
 
-def _check_unseen(further: Sequence[Sample], known: Sequence[Sample]) -> None:
-    """No image may count twice, nor calibrate the network that was trained on it."""
-    seen = {_digest(sample) for sample in known} if further else set()
-    repeated = []
-    for sample in further:
-        digest = _digest(sample)
+def _check_unseen(further: Sequence[Sample], known: Sequence[Sample]) -> dict[str, str]:
+    """No image may count twice, nor calibrate the network that was trained on it; returns the sha256 by path."""
+    seen = set(file_digests(known)) if further else set()
+    repeated, digests = [], dict[str, str]()
+    for sample, digest in zip(further, file_digests(further), strict=True):
         if digest in seen:
             repeated.append(str(sample.path))
         seen.add(digest)
+        digests[str(sample.path)] = digest
     if repeated:
         raise CalibrationError(
             list_problems(repeated, "the run knows already, or given twice; each image may count once")
         )
+    return digests
 
 
-def _digest(sample: Sample) -> bytes:
-    try:
-        return hashlib.sha256(sample.path.read_bytes()).digest()
-    except OSError as error:
-        raise DataError(f"{sample.path}: cannot be read: {error.strerror}") from error
+def _differing(held_out: NDArray[np.float32], further: NDArray[np.float32]) -> list[str]:
+    """Whether further images score as those of the run do, by the rank test of Mann and Whitney."""
+    if not len(further) or mannwhitneyu(held_out, further).pvalue >= _STRANGE:
+        return []
+    medians = np.median(held_out), np.median(further)
+    return [
+        "the further good images score unlike those held out, medians "
+        f"{medians[1]:.4g} and {medians[0]:.4g}: see whether they are of the same product, camera and light"
+    ]
 
 
 def _fail_limit(values: NDArray[np.float64], rate: float) -> PredictionLimit:

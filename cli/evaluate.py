@@ -7,7 +7,7 @@ import typer
 
 from cli import options
 from cli.devices import DeviceChoice, choose_device
-from cli.output import messages, print_json, results
+from cli.output import messages, print_json, results, warn
 
 EXAMPLES = """Examples:
   atsnet evaluate runs/grains data/grains
@@ -41,6 +41,8 @@ def evaluate(
     folder = run / "evaluation" if out is None else out
     with ConsoleReporter(messages()) as report:
         figures = evaluate_run(trained, dataset, folder, batch_size=batch_size, report=report)
+    for warning in figures.warnings:
+        warn(warning)
     messages().print(f"figures, pictures and a report are in {folder}; open {folder / HTML_NAME}")
     if json:
         print_json(figures)

@@ -201,6 +201,8 @@ class EvaluationReport(_Model):
     """None where no threshold is deployed."""
     cost: CostReport | None = None
     """None where it was not measured."""
+    warnings: tuple[str, ...] = ()
+    """What makes the figures doubtful."""
 
 
 def load_test_set(dataset: Dataset, geometry: InputGeometry, report: Reporter = silent) -> TestSet:

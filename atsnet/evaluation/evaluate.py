@@ -18,8 +18,8 @@ from typing import Final
 
 import numpy as np
 
-from atsnet.calibration import load_calibration
-from atsnet.data.layout import Dataset
+from atsnet.calibration import Calibration, load_calibration
+from atsnet.data.layout import Dataset, file_digests, listed
 from atsnet.evaluation import charts, overlays
 from atsnet.evaluation.assessment import (
     DecisionReport,
@@ -70,7 +70,9 @@ def evaluate(
     raw = score_frames(run.network, test_set.frames.pixels, batch_size=batch_size, report=report)
     pixels = collect_pixels(test_set, raw.maps, report)
     figures = assess(test_set, raw, thresholds, report, pixels=pixels)
-    result = figures.model_copy(update={"cost": measure_cost(run, test_set.frames.pixels)})
+    result = figures.model_copy(
+        update={"cost": measure_cost(run, test_set.frames.pixels), "warnings": _known_images(run, calibration, dataset)}
+    )
     out.mkdir(parents=True, exist_ok=True)
     (out / METRICS_NAME).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
     scores = raw.scores.astype(np.float64)
@@ -133,6 +135,27 @@ def _draw_overlays(
             (out / name).unlink(missing_ok=True)
     report("drawing images", len(chosen), len(chosen))
     return pictures
+
+
+def _known_images(run: TrainedRun, calibration: Calibration | None, dataset: Dataset) -> tuple[str, ...]:
+    """A warning for each use that the run has made of test images, found by their content."""
+    data = run.record.data
+    count = len(data.train_images)
+    uses = {
+        "that the run was trained on": data.image_sha256[:count],
+        "that it held out for thresholds": data.image_sha256[count:],
+        "that it was calibrated with (--good)": tuple(calibration.further_images.values()) if calibration else (),
+    }
+    digests = file_digests(dataset.test)
+    warnings = []
+    for use, known in uses.items():
+        names = [sample.name for sample, digest in zip(dataset.test, digests, strict=True) if digest in set(known)]
+        if names:
+            warnings.append(
+                f"of {len(dataset.test)} test images {len(names)} {'is' if len(names) == 1 else 'are'} among those "
+                f"{use}, so the figures flatter: {listed(names, ', ')}"
+            )
+    return tuple(warnings)
 
 
 def _about(run: TrainedRun, dataset: Dataset) -> dict[str, str]:

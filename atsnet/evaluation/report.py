@@ -103,7 +103,12 @@ def _blocks(
     report: EvaluationReport, charts: Sequence[Picture], overlays: Sequence[Picture], about: Mapping[str, str]
 ) -> list[Block]:
     decisions = report.decisions
-    blocks: list[Block] = [Cards(_headline(report)), Heading("Images: is the part defective?"), _images(report)]
+    blocks: list[Block] = [
+        Cards(_headline(report)),
+        *(Paragraph(f"Warning: {warning}") for warning in report.warnings),
+        Heading("Images: is the part defective?"),
+        _images(report),
+    ]
     if decisions is None:
         blocks.append(Paragraph("No threshold is deployed: calibrate the run to see false rejects and escapes."))
     blocks += [Heading("By defect"), _by_label(report.labels, decisions)]

@@ -63,6 +63,8 @@ class DataSource(BaseModel):
     """Paths below the root, of the normal images kept back for quantiles and thresholds."""
     sha256: str
     """Digest over the names and contents of all these images."""
+    image_sha256: tuple[str, ...] = ()
+    """Of the file of each of them, those of `train_images` first; empty where it was trained before it was kept."""
 
 
 class RunStart(BaseModel):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from atsnet import __version__
 from atsnet.config import Config
 from atsnet.data.frames import load_frames
-from atsnet.data.layout import Dataset, fingerprint, split_holdout
+from atsnet.data.layout import Dataset, file_digests, fingerprint, split_holdout
 from atsnet.network.atsnet import AtsNet
 from atsnet.network.backbone import ResNet18Trunk
 from atsnet.progress import Reporter, silent
@@ -69,6 +69,7 @@ def train_run(
         train_images=tuple(sample.name for sample in train),
         holdout_images=tuple(sample.name for sample in holdout),
         sha256=fingerprint((*train, *holdout)),
+        image_sha256=file_digests((*train, *holdout)),
     )
     _start(out, RunStart(backbone=backbone, data=data), resume)
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -145,8 +146,9 @@ def _start(out: Path, start: RunStart, resume: bool) -> None:
             before = RunStart.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise RunError(f"the run in {out} cannot be resumed, its {START_NAME} cannot be read: {error}") from error
-        # What a layout is called may have changed since; which images it found is compared.
-        images = before.data.model_copy(update={"layout": start.data.layout})
+        # What a layout is called may have changed since, or what is kept; which images it found is compared.
+        now = {"layout": start.data.layout, "image_sha256": start.data.image_sha256}
+        images = before.data.model_copy(update=now)
         for what, old, new in (("backbone", before.backbone, start.backbone), ("images", images, start.data)):
             if old != new:
                 raise RunError(f"the run in {out} was started with another backbone or other images: its {what} differ")

@@ -17,7 +17,7 @@ from atsnet.calibration import (
     save_calibration,
 )
 from atsnet.config import CalibrationConfig, Config
-from atsnet.data.layout import find_dataset, fingerprint, split_holdout
+from atsnet.data.layout import file_digests, find_dataset, fingerprint, split_holdout
 from atsnet.prediction_limits import promised_interval, tail_interval, upper_limit
 from atsnet.training.run_directory import BackboneSource, DataSource, RunRecord, TrainedRun
 
@@ -307,6 +307,25 @@ def test_further_good_images_calibrate_with_the_held_out_ones(run: TrainedRun, r
     assert calibration.method == "split conformal: rank 24 of 25 normal scores"
     assert calibration.score_threshold == pytest.approx(163 / 255)
     assert max(held_out) < 150
+    assert calibration.further_images[str(elsewhere / "03.png")] == file_digests(find_dataset(elsewhere).train)[3]
+    assert load_calibration(run.directory) == calibration
+
+
+def test_further_images_of_another_product_are_pointed_out(run: TrainedRun, root: Path, elsewhere: Path) -> None:
+    held_out = np.median([100 + int(name[:2]) for name in run.record.data.holdout_images]) / 255
+    (warning,) = calibrate_run(run, root, further=find_dataset(elsewhere).train).warnings
+    assert f"score unlike those held out, medians {157 / 255:.4g} and {held_out:.4g}: see whether" in warning
+    alike = elsewhere.with_name("alike")
+    alike.mkdir()
+    for level in range(100, 120):
+        assert cv2.imwrite(str(alike / f"{level}.png"), np.full((64, 64), level, np.uint8)[:, :60])
+    assert calibrate_run(run, root, further=find_dataset(alike).train).warnings == ()
+
+
+def test_a_calibration_without_names_of_further_images_can_be_read(tmp_path: Path) -> None:
+    calibration = calibrate(_scores(200), _scores(200), _config(0.01))
+    (tmp_path / "calibration.json").write_text(calibration.model_dump_json(exclude={"further_images"}))
+    assert load_calibration(tmp_path) == calibration
 
 
 def test_an_image_counts_once(run: TrainedRun, root: Path, elsewhere: Path) -> None:

@@ -19,6 +19,7 @@ from atsnet.data.layout.dataset import (
     Dataset,
     Layout,
     Sample,
+    file_digests,
     fingerprint,
     list_problems,
     listed,
@@ -41,12 +42,14 @@ __all__ = [
     "Dataset",
     "Layout",
     "Sample",
+    "file_digests",
     "find_dataset",
     "find_datasets",
     "fingerprint",
     "holdout_size",
     "images_to_hold_out",
     "list_problems",
+    "listed",
     "split_holdout",
 ]
 

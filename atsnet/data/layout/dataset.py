@@ -63,18 +63,28 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     Raises:
         DataError: Files cannot be read; all of them are listed.
     """
-    digest, problems = hashlib.sha256(), []
-    for sample in sorted(samples, key=lambda sample: sample.name):
+    digest, ordered = hashlib.sha256(), sorted(samples, key=lambda sample: sample.name)
+    for sample, content in zip(ordered, file_digests(ordered), strict=True):
+        digest.update(sample.name.encode() + b"\0" + bytes.fromhex(content))
+    return digest.hexdigest()
+
+
+def file_digests(samples: Iterable[Sample]) -> tuple[str, ...]:
+    """Sha256, in hexadecimal, of each image's file: two images are the same where these are, whatever their names.
+
+    Raises:
+        DataError: Files cannot be read; all of them are listed.
+    """
+    digests, problems = [], []
+    for sample in samples:
         try:
             with sample.path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256")
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
         except OSError as error:
             problems.append(f"{sample.path}: cannot be read: {error.strerror}")
-            continue
-        digest.update(sample.name.encode() + b"\0" + content.digest())
     if problems:
         raise DataError(list_problems(problems, "cannot be read"))
-    return digest.hexdigest()
+    return tuple(digests)
 
 
 def list_problems(problems: Sequence[str], what: str) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from atsnet.calibration import calibrate, save_calibration
 from atsnet.config import Config
-from atsnet.data.layout import DataError, Dataset, find_dataset
+from atsnet.data.layout import DataError, Dataset, Sample, file_digests, find_dataset
 from atsnet.evaluation.assessment import EvaluationError, EvaluationReport
 from atsnet.evaluation.evaluate import evaluate
 from atsnet.evaluation.report import report_table
@@ -123,6 +123,29 @@ def test_figures_with_calibration(run: TrainedRun, root: Path, tmp_path: Path) -
     assert 0.4 < report.decisions.iou < 3 / 5
     assert report.cost is not None
     assert report.cost.latency_ms > 0
+
+
+def test_test_images_that_the_run_knows_are_pointed_out(run: TrainedRun, root: Path, tmp_path: Path) -> None:
+    for source, copy in (("train/good/0.png", "good/copy.png"), ("test/good/2.png", "good/again.png")):
+        (root / "test" / copy).write_bytes((root / source).read_bytes())
+    digests = file_digests(find_dataset(root).train)
+    (further,) = file_digests([Sample(root / "test/good/2.png", "")])
+    held_out = "f" * 64
+    data = run.record.data.model_copy(
+        update={"train_images": ("0",), "holdout_images": ("1",), "image_sha256": (*digests, held_out)}
+    )
+    run = replace(run, record=run.record.model_copy(update={"data": data}))
+    scores = np.full(30, 0.5)
+    calibration = calibrate(scores, scores, run.config.calibration)
+    save_calibration(run.directory, calibration.model_copy(update={"further_images": {"2.png": further}}))
+    report = evaluate(run, find_dataset(root), tmp_path / "out")
+    trained, calibrated = report.warnings
+    assert "of 10 test images 1 is among those that the run was trained on" in trained
+    assert "test/good/copy.png" in trained
+    assert "2 are among those that it was calibrated with (--good)" in calibrated
+    assert "test/good/2.png, test/good/again.png" in calibrated
+    written = (tmp_path / "out" / "report.md").read_text().replace("\\", "")
+    assert f"Warning: {trained}" in written
 
 
 @pytest.mark.parametrize("calibrated", [False, True])

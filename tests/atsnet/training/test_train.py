@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 from small_training import BACKBONE, make_frames, make_trunk, small_config
 
 from atsnet.config import Config
-from atsnet.data.layout import DataError, Dataset, find_dataset
+from atsnet.data.layout import DataError, Dataset, file_digests, find_dataset
 from atsnet.progress import Reporter, silent
 from atsnet.training.history import load_history, loss_curves
 from atsnet.training.run_directory import CONFIG_NAME, MODEL_NAME, BackboneSource, RunError, TrainedRun, load_run
@@ -71,6 +72,9 @@ def test_a_finished_run_holds_network_configuration_record_and_report_only(tmp_p
     assert record.data.root == "grains"
     assert len(record.data.holdout_images) == 2
     assert sorted([*record.data.train_images, *record.data.holdout_images]) == [f"{n}.png" for n in range(8)]
+    samples = {sample.name: sample for sample in images.train}
+    in_order = [samples[name] for name in (*record.data.train_images, *record.data.holdout_images)]
+    assert record.data.image_sha256 == file_digests(in_order)
     assert record.torch_version == torch.__version__
     assert len(record.losses) == 7
     assert torch.equal(run.network.backbone.conv1.weight, make_trunk().conv1.weight)
@@ -208,8 +212,10 @@ def test_resuming_takes_the_same_configuration_backbone_and_images(tmp_path: Pat
 def test_a_layout_that_was_called_otherwise_is_no_other_set_of_images(tmp_path: Path, images: Dataset) -> None:
     unfinished(images, tmp_path / "run")
     path = tmp_path / "run" / "started.json"
-    assert '"layout": "folder"' in path.read_text()
-    path.write_text(path.read_text().replace('"layout": "folder"', '"layout": "mvtec"'))
+    started = json.loads(path.read_text())
+    started["data"]["layout"] = "mvtec"
+    del started["data"]["image_sha256"]  # as before it was kept
+    path.write_text(json.dumps(started))
     assert train(images, tmp_path / "run", resume=True).record.data.layout == "folder"
 
 
