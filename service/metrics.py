@@ -26,7 +26,7 @@ _STAGE_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1
 _BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32)
 _SCORE_BUCKETS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 _MAX_STATIONS: Final = 64
-_OTHER_STATIONS: Final = "other"
+OTHER_STATIONS: Final = "other"
 
 
 class Restarts(Collector):
@@ -111,7 +111,7 @@ class Metrics:
             if len(self._stations) < _MAX_STATIONS:
                 self._stations.add(label)
             else:
-                label = _OTHER_STATIONS
+                label = OTHER_STATIONS
         self._requests.labels(label, outcome).inc(times)
 
     def verdict(self, recipe: str, verdict: str, score: float, timing: Timing) -> None:

@@ -134,10 +134,12 @@ class _Link:
             self._start(self._station.equipment.inspector.record_failure(lost, note["why"]))
 
     def _on_batch(self, batch: Sequence[HandOff]) -> None:
+        memory = self._memory
+        assert memory is not None, "a worker sends its memory first"
         for hand_off in batch:
             if hand_off.kind == Kind.INSPECT:
                 withdrawal = self._under_way[hand_off.slot, hand_off.generation] = Withdrawal()
-                self._start(self._inspect(hand_off, withdrawal))
+                self._start(self._inspect(hand_off, memory, withdrawal))
             elif hand_off.kind == Kind.WITHDRAW:
                 # It may have been answered while this was on its way.
                 under_way = self._under_way.get((hand_off.slot, hand_off.generation))
@@ -149,9 +151,7 @@ class _Link:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _inspect(self, asked: HandOff, withdrawal: Withdrawal) -> None:
-        memory = self._memory
-        assert memory is not None
+    async def _inspect(self, asked: HandOff, memory: SlotMemory, withdrawal: Withdrawal) -> None:
         try:
             image = b"" if asked.descriptor is None else await self._image(asked.descriptor)
             received = decode_request(

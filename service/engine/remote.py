@@ -21,7 +21,7 @@ from service.engine.session import EngineLostError, Session
 from service.engine.slots import SlotsFullError
 from service.front import Front
 from service.inspector import RETRY_AFTER_S, as_problem, check_in_time, late
-from service.metrics import Restarts
+from service.metrics import OTHER_STATIONS, Restarts
 from service.picture import ImageFile
 from service.preparation import Prepared
 from service.problems import Problem
@@ -41,6 +41,7 @@ _PATIENCE_S: Final = 0.5
 _COUNTS_S: Final = 0.1
 _CALL_S: Final = 30.0
 _MAX_LOST: Final = 10_000
+_MAX_KINDS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,11 @@ class RemoteCounts:
         self._schedule()
 
     def request(self, station: str | None, outcome: str) -> None:
-        """Count a request."""
+        """Count a request; where too many kinds gather, for one note and while there is no engine, stations merge."""
+        if (station, outcome) not in self._requests and len(self._requests) >= _MAX_KINDS:
+            self.send()
+            if self._requests:
+                station = OTHER_STATIONS
         self._requests[station, outcome] += 1
         self._schedule()
 
@@ -182,7 +187,9 @@ class RemoteCounts:
 
     def send(self) -> None:
         """Send what has gathered."""
-        self._sending = None
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
         if self._session is None or not (self._requests or self._missed):
             return
         counts = [(station, outcome, times) for (station, outcome), times in self._requests.items()]

@@ -1,19 +1,32 @@
 """A worker and an engine in one event loop: what crosses between them, and what becomes of it when one ends."""
 
+import asyncio
+import gc
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import orjson
 import pytest
-from serving import DEFECTIVE, GOOD, Line, TwoSides, encode, running, wait_until
+from serving import DEFECTIVE, GEOMETRY, GOOD, Line, TwoSides, encode, running, wait_until
 from sqlalchemy import select
 
-from service.engine.messages import decode_problem, encode_problem
+from service.engine.channel import socket_pair
+from service.engine.host import DecodedByWorkers, Host
+from service.engine.messages import decode_problem, encode_problem, encode_request
+from service.engine.remote import RemoteCounts
+from service.engine.session import EngineLostError, Session
+from service.fields import Fields
+from service.preparation import prepare
 from service.problems import KINDS, Problem
 from service.records.schema import inspections
 from service.runtimes.fake import FakeRuntime
 from service.settings import Settings
+from service.station import Station
+from service.submission import Submission
 
 PART = {"station": "s1", "serial": "A1", "trigger": 5}
 
@@ -162,6 +175,70 @@ def test_engine_that_no_longer_answers_misses_the_deadline_and_fills_up(
         refused = line.post(GOOD)
         assert (refused.status_code, refused.json()["code"]) == (429, 40)
         assert "all 2 slots are taken" in refused.json()["detail"]
+
+
+def test_worker_that_dies_in_the_turn_in_which_it_handed_over(settings: Settings, runtime: FakeRuntime) -> None:
+    """Its last words and its end are read together: nothing is computed, nothing stays open, nothing goes wrong."""
+    wrong: list[object] = []
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+        station = Station(settings, runtime, DecodedByWorkers())
+        host = Host(station)
+        await station.start()
+        host.open()
+        submission = Submission(GOOD, Fields(), time.monotonic(), time.monotonic() + 60)
+        prepared = prepare(submission, station.equipment.recipes.default, GEOMETRY, 100_000)
+        header = encode_request(submission, prepared.sha256, 1.0, prepared)
+        computed = len(runtime.batches)
+        before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+        for _ in range(3):
+            ours, theirs = socket_pair()
+            sessions: list[Session] = []
+            session = Session(ours, lambda session, _, sessions=sessions: sessions.append(session), lambda _: None)
+            host.connect(theirs)
+            while not sessions:
+                await asyncio.sleep(0.001)
+            asked = [
+                asyncio.create_task(session.inspect(header, prepared.frame.pixels, GOOD, wants_map=False))
+                for _ in range(2)
+            ]
+            await asyncio.sleep(0)
+            session.close()
+            assert all(isinstance(one, EngineLostError) for one in await asyncio.gather(*asked, return_exceptions=True))
+        del asked, session, sessions
+        async with asyncio.timeout(30):
+            while sum(1 for _ in Path("/proc/self/fd").iterdir()) > before:
+                gc.collect()  # what the errors' tracebacks hold
+                await asyncio.sleep(0.001)
+        assert (len(runtime.batches), station.in_flight) == (computed, 0)
+        await station.stop()
+        host.close()
+
+    asyncio.run(scenario())
+    assert wrong == []
+
+
+def test_counts_of_many_stations_fit_into_one_note() -> None:
+    async def scenario() -> None:
+        counts = RemoteCounts()
+        for number in range(1000):
+            counts.request(f"{number}" + "\U0001f9ca" * 120, "pass")
+        sent: list[int] = []
+
+        class Engine:
+            def count(self, counts: list[tuple[str | None, str, int]], missed: int) -> None:
+                assert missed == 0
+                assert len(orjson.dumps(counts)) < 60_000
+                sent.extend(times for _, _, times in counts)
+
+        counts.attach(cast("Session", Engine()))
+        for number in range(1000):
+            counts.request(f"s{number}", "pass")
+        counts.send()
+        assert sum(sent) == 2000
+
+    asyncio.run(scenario())
 
 
 def test_runtime_that_hangs_is_not_ready(settings: Settings, runtime: FakeRuntime, pool: ThreadPoolExecutor) -> None:
