@@ -10,7 +10,7 @@ from atsnet.config import Config
 from atsnet.data.layout import Sample
 from atsnet.training.run_directory import TrainedRun
 from model_export.exporter import Exported
-from model_export.graph import DeployableGraph
+from model_export.graph import DeployableGraph, _least
 from model_export.onnx_file import OnnxExportError, operator_counts, to_onnx
 from model_export.scorers import OnnxScorer, TorchScorer
 
@@ -190,3 +190,9 @@ def test_float64_is_refused() -> None:
 
     with pytest.raises(OnnxExportError, match="float64"):
         to_onnx(Double().eval(), CONFIG.input)
+
+
+@pytest.mark.parametrize("count", [1, 7, 12, 64, 8_000])
+def test_the_least_is_found_in_blocks_as_in_one_piece(count: int) -> None:
+    rows = torch.randn(50, count, generator=torch.Generator().manual_seed(count)).mul(3).round()  # with many ties
+    assert torch.equal(_least(rows), torch.from_numpy(rows.numpy().argmin(axis=1)))
