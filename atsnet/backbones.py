@@ -66,7 +66,7 @@ def load_backbone(
     entries = read_registry(registry)
     if choice not in entries:
         known = ", ".join(sorted(entries))
-        raise BackboneError(f"unknown backbone {choice!r}: give a .safetensors, .pth or .pt file, or one of: {known}")
+        raise BackboneError(f"unknown backbone {choice!r}; known: {known}; or give a .safetensors, .pth or .pt file")
     try:
         return _published(choice, entries[choice], cache, report)
     except OSError as error:

@@ -7,6 +7,9 @@ import typer
 
 from cli.devices import DeviceChoice
 
+REGISTRY = Path("weights/backbones.json")
+CACHE = Path("~/.cache/atsnet")
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run, as `atsnet train` makes it.")]
 Data = Annotated[
     Path,
@@ -20,11 +23,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 Device = Annotated[DeviceChoice, typer.Option(help="Where to compute; auto takes a CUDA GPU where there is one.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default as many as PyTorch chooses.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
-Registry = Annotated[Path, typer.Option(help="The registry of published backbones.")]
+
+
+def find_registry(registry: Path) -> Path:
+    """The registry as it is given; that of this installation where the default one is not in the current directory."""
+    installed = Path(__file__).parents[1] / REGISTRY
+    return installed if registry == REGISTRY and not registry.exists() and installed.exists() else registry
+
+
+Registry = Annotated[Path, typer.Option(help="The registry of published backbones.", callback=find_registry)]
 Cache = Annotated[
     Path,
     typer.Option(envvar="ATSNET_CACHE", help="Directory that downloaded backbones are kept in.", show_default=True),
 ]
-
-REGISTRY = Path("weights/backbones.json")
-CACHE = Path("~/.cache/atsnet")
