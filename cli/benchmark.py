@@ -66,10 +66,18 @@ class Request:
     json: bool
 
     def command(self, name: str, *own: str) -> str:
-        """The command line that asks for the same, but for the device and how many jobs."""
+        """The command line that asks for the same results, wherever and however they are computed."""
         words = ["atsnet", name, str(self.root), "--out", str(self.out), "--backbone", self.backbone]
         words += ["--seeds", str(self.seeds), *own, *(["--config", str(self.config)] if self.config else [])]
         return shlex.join([*words, *(word for assignment in self.assignments for word in ("--set", assignment))])
+
+    def how(self) -> str:
+        """The options that the command line leaves out, where they are not the default ones."""
+        words = ["--jobs", str(self.jobs)] if self.jobs else []
+        words += [] if self.device is DeviceChoice.AUTO else ["--device", self.device.value]
+        words += [] if self.registry == options.find_registry(options.REGISTRY) else ["--registry", str(self.registry)]
+        words += [] if self.cache == options.CACHE.expanduser() else ["--cache", str(self.cache)]
+        return shlex.join([*words, *(["--json"] if self.json else [])])
 
 
 def benchmark(
@@ -153,7 +161,7 @@ def run(
             )
     except KeyboardInterrupt:
         done = f"{board.done} of {board.total} cells are finished"
-        raise KeyboardInterrupt(f"interrupted; {done}. Go on with:\n  {command}") from None
+        raise KeyboardInterrupt(f"interrupted; {done}. Go on with:\n  {command} {request.how()}".rstrip()) from None
     if request.json:
         print_json(found)
     else:

@@ -1,5 +1,6 @@
 """`atsnet train`: from images of good parts to a trained run."""
 
+import shlex
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -101,11 +102,14 @@ def train(
             run = train_run(resolved, dataset, trunk, source, out, device=chosen, resume=resume, report=report)
             seconds = time.monotonic() - began
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_how_to_resume(data, out, finished=(out / MODEL_NAME).exists())) from None
+        how = [] if device is DeviceChoice.AUTO else ["--device", device.value]
+        how += ["--threads", str(threads)] if threads else []
+        how += ["--json"] if json else []
+        raise KeyboardInterrupt(_how_to_resume(data, out, how, finished=(out / MODEL_NAME).exists())) from None
     if json:
         print_json(run.record)
     else:
-        _print_table(run, seconds)
+        _print_table(run, data, seconds)
 
 
 def _started_with(out: Path) -> tuple["Config", "BackboneSource"]:
@@ -186,9 +190,8 @@ def _stoppable(report: "Reporter") -> Iterator["Reporter"]:
         signal.signal(signal.SIGINT, before)
 
 
-def _how_to_resume(data: Path, out: Path, *, finished: bool) -> str:
+def _how_to_resume(data: Path, out: Path, how: list[str], *, finished: bool) -> str:
     import json
-    import shlex
 
     from atsnet.training.checkpoint import STATE_RECORD_NAME
 
@@ -198,13 +201,13 @@ def _how_to_resume(data: Path, out: Path, *, finished: bool) -> str:
         state = json.loads((out / STATE_RECORD_NAME).read_text())
     except OSError:
         return "interrupted before the first checkpoint; start again with the same command"
-    command = shlex.join(["atsnet", "train", str(data), "--out", str(out), "--resume"])
+    command = shlex.join(["atsnet", "train", str(data), "--out", str(out), "--resume", *how])
     return (
         f"interrupted; the state after step {state['step']} of stage {state['stage']} is kept. Go on with:\n  {command}"
     )
 
 
-def _print_table(run: "TrainedRun", seconds: float) -> None:
+def _print_table(run: "TrainedRun", data: Path, seconds: float) -> None:
     from rich.table import Table
 
     from atsnet.training.training_report import HTML_NAME
@@ -219,4 +222,4 @@ def _print_table(run: "TrainedRun", seconds: float) -> None:
     table.add_row("time", f"{seconds:.0f} s")
     results().print(table)
     messages().print(f"how it went, with the losses: {run.directory / HTML_NAME}", highlight=False, soft_wrap=True)
-    messages().print(f"next: atsnet calibrate {run.directory} DATA")
+    messages().print(f"next: {shlex.join(['atsnet', 'calibrate', str(run.directory), str(data)])}")

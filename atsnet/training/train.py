@@ -105,7 +105,7 @@ def train_run(
     remove_checkpoint(out)
     (out / START_NAME).unlink()
     run = load_run(out)
-    write_training_report(run, images.placements)
+    write_training_report(run, dataset.root, images.placements)
     return run
 
 

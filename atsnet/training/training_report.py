@@ -1,6 +1,8 @@
 """What a person reads after training: `training.md`, the same as one page `training.html`, and `losses.png`."""
 
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
@@ -51,11 +53,12 @@ _PARTS: Final = {
 """Work that reports several tasks."""
 
 
-def write_training_report(run: TrainedRun, placements: Sequence[Placement]) -> None:
+def write_training_report(run: TrainedRun, data: Path, placements: Sequence[Placement]) -> None:
     """Write the report of a finished run into its directory, from its record and its history.
 
     Args:
         run: The run.
+        data: The folder of its images.
         placements: Where its images lie in their frames.
     """
     sessions = load_history(run.directory)
@@ -69,7 +72,7 @@ def write_training_report(run: TrainedRun, placements: Sequence[Placement]) -> N
     blocks = [
         Cards(_headline(run, sessions)),
         Heading("What to know"),
-        *map(Paragraph, _notes(run, sessions, placements)),
+        *map(Paragraph, _notes(run, data, sessions, placements)),
         Heading("What was trained"),
         _about(run, sessions, curves, placements),
         Heading("Configuration"),
@@ -95,13 +98,14 @@ def _headline(run: TrainedRun, sessions: Sequence[Session]) -> tuple[Card, ...]:
     )
 
 
-def _notes(run: TrainedRun, sessions: Sequence[Session], placements: Sequence[Placement]) -> list[str]:
+def _notes(run: TrainedRun, data: Path, sessions: Sequence[Session], placements: Sequence[Placement]) -> list[str]:
     return [
         _holdout_note(run),
         *_resumption_notes(sessions),
         *_shrinking_notes(placements),
-        f"Next: atsnet calibrate {run.directory.name} DATA learns the threshold. Losses say whether training went "
-        "well, not how well defects are found: that takes atsnet evaluate on labelled images.",
+        "Losses say whether training went well, not how well defects are found: that takes atsnet evaluate on labelled "
+        "images.",
+        f"Next, the threshold: {shlex.join(['atsnet', 'calibrate', str(run.directory), str(data)])}",
     ]
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -79,6 +80,21 @@ def test_ablate_climbs_the_ladder(asked: list[dict[str, Any]], grains: Path, tmp
     assert asked[0]["compared"][-1] == ("evidence-head", "mkd")
     expected = f"atsnet ablate {grains} --out {tmp_path} --backbone imagenet --seeds 2 --set training.stage2_steps=5"
     assert expected in result.stderr
+
+
+@pytest.mark.parametrize("name", ["benchmark", "ablate"])
+def test_all_options_are_kept_when_it_is_interrupted(
+    asked: list[dict[str, Any]], grains: Path, config: Path, tmp_path: Path, name: str
+) -> None:
+    given = ("--backbone", "t.safetensors", "--seeds", 2, "--config", config, "--set", "training.stage2_steps=5")
+    how = ("--jobs", 3, "--device", "cpu", "--registry", "mine.json", "--cache", tmp_path, "--json")
+    first = atsnet(name, grains, "--out", tmp_path / "out", *given, *how)
+    (hint,) = [line.strip() for line in first.stderr.splitlines() if line.startswith("  atsnet ")]
+    assert hint.endswith(" ".join(map(str, how)))
+    assert "--jobs" not in asked[0]["command"]
+    again = atsnet(*shlex.split(hint)[1:])
+    assert hint in again.stderr
+    assert {**asked[0], "datasets": 0} == {**asked[1], "datasets": 0}
 
 
 def test_methods_are_compared_with_ats_net_in_the_order_given(

@@ -72,6 +72,16 @@ def test_interrupt_before_the_first_step_says_to_start_again(
     assert "start again" in result.stderr
 
 
+def test_how_it_was_computed_is_kept_when_it_is_interrupted(
+    grains: Path, backbone: Path, config: Path, tmp_path: Path, stop: Stop
+) -> None:
+    stop("stage 1", 3, KeyboardInterrupt())
+    how = ("--device", "cpu", "--threads", 1, "--json")
+    result = train(grains, tmp_path / "run", backbone, config, *how)
+    expected = f"atsnet train {grains} --out {tmp_path / 'run'} --resume --device cpu --threads 1 --json"
+    assert result.stderr.endswith(f"{expected}\n")
+
+
 def test_ctrl_c_keeps_the_state(grains: Path, backbone: Path, config: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = ("--out", out, "--backbone", backbone, "--config", config, "--threads", 1)
@@ -225,6 +235,21 @@ def test_backbone_that_is_unknown_or_none(grains: Path, config: Path, tmp_path: 
     damaged = train(grains, tmp_path / "run", tmp_path / "no.safetensors", config)
     assert damaged.exit_code == 4
     assert "no.safetensors" in damaged.stderr
+
+
+def test_the_registry_is_found_from_any_directory(
+    grains: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    unknown = train(grains, tmp_path / "run", Path("resnet50"), config)
+    assert unknown.exit_code == 4
+    assert "unknown backbone 'resnet50'; known: " in unknown.stderr
+    assert "imagenet" in unknown.stderr
+    missing = train(grains, tmp_path / "run", Path("resnet50"), config, "--registry", "mine.json")
+    assert "the backbone registry mine.json cannot be read" in missing.stderr
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "backbones.json").write_text("{}")
+    assert "known: ; or" in train(grains, tmp_path / "run", Path("resnet50"), config).stderr
 
 
 def test_local_backbone_needs_no_registry(

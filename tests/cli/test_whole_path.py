@@ -29,6 +29,7 @@ def test_train_leaves_a_finished_run_and_a_table(shop: Path, grains: Path, backb
     assert resolved.network.student_width == 16
     assert (shop / "other" / "model.safetensors").is_file()
     assert f"how it went, with the losses: {shop / 'other' / 'training.html'}" in result.stderr
+    assert f"next: atsnet calibrate {shop / 'other'} {grains}\n" in result.stderr
     report = (shop / "other" / "training.md").read_text().replace("\\", "")
     assert "| training.stage2_steps | 2 |" in report
     assert "| images | grains (laid out as MVTec AD): 7 good images |" in report

@@ -44,7 +44,7 @@ def write(tmp_path: Path) -> Write:
             atsnet_version="0.1", torch_version="2", backbone=BACKBONE, data=data, losses={}, seconds=1.0
         )
         run = TrainedRun(tmp_path, network, config or Config(), record)
-        write_training_report(run, [placement] * len(names))
+        write_training_report(run, Path("data/my grains"), [placement] * len(names))
         return (tmp_path / MARKDOWN_NAME).read_text().replace("\\", "")
 
     return report
@@ -103,6 +103,10 @@ def test_too_few_held_out_images_are_pointed_out(write: Write, held_out: int, ra
     text = write(config=config, held_out=held_out)
     for part in said:
         assert part in text
+
+
+def test_the_next_command_can_be_copied(tmp_path: Path, write: Write) -> None:
+    assert f"Next, the threshold: atsnet calibrate {tmp_path} 'data/my grains'\n" in write()
 
 
 def test_images_that_are_shrunk_much_are_pointed_out(write: Write) -> None:
