@@ -7,7 +7,7 @@ import typer
 
 from cli import options
 from cli.devices import DeviceChoice, choose_device
-from cli.output import messages, print_json, results, warn
+from cli.output import messages, print_json, results, warn, warn_of_unnamed_folders
 
 if TYPE_CHECKING:
     from atsnet.config import CalibrationConfig
@@ -55,7 +55,10 @@ def calibrate(
     trained = load_run(run)
     trained.network.to(chosen)
     rates = _rates(trained.config.calibration, false_reject_rate, review_rate)
-    further = [sample for folder in good or () for sample in find_dataset(folder).train]
+    folders = [find_dataset(folder) for folder in good or ()]
+    for folder in folders:
+        warn_of_unnamed_folders(folder)
+    further = [sample for folder in folders for sample in folder.train]
     with ConsoleReporter(messages()) as report:
         calibration = calibrate_run(trained, data, config=rates, further=further, batch_size=batch_size, report=report)
     for warning in calibration.warnings:

@@ -14,7 +14,7 @@ import typer
 
 from cli import options
 from cli.devices import DeviceChoice, choose_device
-from cli.output import messages, print_json, results, warn
+from cli.output import messages, print_json, results, warn, warn_of_unnamed_folders
 
 if TYPE_CHECKING:
     from atsnet.config import Config
@@ -76,7 +76,7 @@ def train(
             param_hint="--resume",
         )
     from atsnet.backbones import load_backbone
-    from atsnet.data.layout import find_dataset
+    from atsnet.data.layout import find_dataset, listed
     from atsnet.network.backbone import ResNet18Trunk
     from atsnet.progress import ConsoleReporter
     from atsnet.training.run_directory import MODEL_NAME
@@ -84,6 +84,7 @@ def train(
 
     chosen = choose_device(device, threads)
     dataset = find_dataset(data)
+    warn_of_unnamed_folders(dataset)
     try:
         with ConsoleReporter(messages()) as bars, _stoppable(bars) as report:
             if resume:
@@ -106,6 +107,8 @@ def train(
         how += ["--threads", str(threads)] if threads else []
         how += ["--json"] if json else []
         raise KeyboardInterrupt(_how_to_resume(data, out, how, finished=(out / MODEL_NAME).exists())) from None
+    if run.record.flat_images:
+        warn(f"without any contrast, so perhaps no image of a part: {listed(run.record.flat_images, ', ')}")
     if json:
         print_json(run.record)
     else:

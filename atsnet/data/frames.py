@@ -76,6 +76,11 @@ def load_frames(
     return FrameSet(pixels, tuple(placement for placement, _ in loaded), tuple(size for _, size in loaded))
 
 
+def without_contrast(pixels: UInt8Array) -> list[int]:
+    """Indices of the frames, `uint8 [N, H, W, C]`, whose inspected pixels all have one value."""
+    return [index for index, frame in enumerate(pixels) if np.ptp(frame[..., :-1][frame[..., -1] > 0]) == 0]
+
+
 def load_masks(samples: Sequence[Sample], sizes: Sequence[tuple[int, int]]) -> list[BoolArray | None]:
     """Read the masks of samples, `bool [H, W]` at the size of the original image, True on the defect.
 

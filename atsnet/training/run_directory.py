@@ -85,6 +85,8 @@ class RunRecord(BaseModel):
     torch_version: str
     backbone: BackboneSource
     data: DataSource
+    flat_images: tuple[str, ...] = ()
+    """Those of the images that have no contrast at all: one value everywhere."""
     losses: dict[str, float]
     """Last mean loss of each stage."""
     seconds: float

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from atsnet import __version__
 from atsnet.config import Config
-from atsnet.data.frames import load_frames
+from atsnet.data.frames import load_frames, without_contrast
 from atsnet.data.layout import Dataset, file_digests, fingerprint, split_holdout
 from atsnet.network.atsnet import AtsNet
 from atsnet.network.backbone import ResNet18Trunk
@@ -91,11 +91,13 @@ def train_run(
     )
     recorder.losses = lambda: trainer.losses
     trainer.run(resume=resume)
+    names = (*data.train_images, *data.holdout_images)
     record = RunRecord(
         atsnet_version=__version__,
         torch_version=torch.__version__,
         backbone=backbone,
         data=data,
+        flat_images=tuple(names[index] for index in without_contrast(images.pixels)),
         losses=trainer.losses,
         seconds=round(trainer.seconds, 1),
     )

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from atsnet.calibration import MIN_IMAGES
 from atsnet.config import Config
-from atsnet.data.layout import Layout
+from atsnet.data.layout import Layout, listed
 from atsnet.evaluation.document import (
     Block,
     Card,
@@ -101,6 +101,7 @@ def _headline(run: TrainedRun, sessions: Sequence[Session]) -> tuple[Card, ...]:
 def _notes(run: TrainedRun, data: Path, sessions: Sequence[Session], placements: Sequence[Placement]) -> list[str]:
     return [
         _holdout_note(run),
+        *_flatness_notes(run),
         *_resumption_notes(sessions),
         *_shrinking_notes(placements),
         "Losses say whether training went well, not how well defects are found: that takes atsnet evaluate on labelled "
@@ -124,6 +125,11 @@ def _holdout_note(run: TrainedRun) -> str:
         f"{held_out}: a threshold of {rate:.2%} false rejects needs {needed} to hold whatever the distribution of the "
         f"scores; {what_they_do}. atsnet calibrate --good DIR takes further good images, without training again."
     )
+
+
+def _flatness_notes(run: TrainedRun) -> list[str]:
+    flat = run.record.flat_images
+    return [f"Without any contrast, so perhaps no image of a part: {listed(flat, ', ')}."] if flat else []
 
 
 def _resumption_notes(sessions: Sequence[Session]) -> list[str]:

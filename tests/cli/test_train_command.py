@@ -5,6 +5,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from invoking import atsnet, program
@@ -211,6 +213,18 @@ def test_too_few_images_for_a_threshold_are_said_before_training(
     assert (
         f"warning: of 4 good images only 2 {said}" in train(tmp_path / "few", tmp_path / "run", backbone, config).stderr
     )
+
+
+def test_what_is_perhaps_no_good_part_is_warned_of(grains: Path, backbone: Path, config: Path, tmp_path: Path) -> None:
+    for folder in ("chip", "fine"):
+        shutil.copytree(grains / "train" / "good", tmp_path / "data" / folder)
+    cv2.imwrite(str(tmp_path / "data" / "chip" / "000.png"), np.zeros((64, 64), np.uint8))
+    result = train(tmp_path / "data", tmp_path / "run", backbone, config)
+    assert result.exit_code == 0
+    assert "its folders chip, fine too" in result.stderr
+    assert "without any contrast, so perhaps no image of a part: chip/000.png" in result.stderr
+    calibrated = atsnet("calibrate", tmp_path / "run", tmp_path / "data", "--good", tmp_path / "data")
+    assert "its folders chip, fine too" in calibrated.stderr
 
 
 def test_unreadable_images_are_listed(grains: Path, backbone: Path, config: Path, tmp_path: Path) -> None:

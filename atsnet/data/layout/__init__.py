@@ -28,7 +28,13 @@ from atsnet.data.layout.folders import GOOD_NAMES, MASK_FOLDERS, folders, folder
 from atsnet.data.layout.holdout import holdout_size, images_to_hold_out, split_holdout
 from atsnet.data.layout.masks import MASK_ENDING
 from atsnet.data.layout.mvtec import find_split, is_split
-from atsnet.data.layout.plain import GOOD_TEST_SHARE, find_good_and_defects, find_good_only, has_good_and_defects
+from atsnet.data.layout.plain import (
+    GOOD_TEST_SHARE,
+    find_good_and_defects,
+    find_good_only,
+    folders_taken_as_good,
+    has_good_and_defects,
+)
 from atsnet.data.layout.visa import find_visa, is_visa
 
 __all__ = [
@@ -46,6 +52,7 @@ __all__ = [
     "find_dataset",
     "find_datasets",
     "fingerprint",
+    "folders_taken_as_good",
     "holdout_size",
     "images_to_hold_out",
     "list_problems",

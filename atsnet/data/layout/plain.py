@@ -16,6 +16,7 @@ from typing import Final
 
 from atsnet.data.layout.dataset import DataError, Dataset, Sample, list_problems
 from atsnet.data.layout.folders import (
+    GOOD_NAMES,
     below,
     defect_folders,
     good_folders,
@@ -62,6 +63,18 @@ def find_good_and_defects(root: Path) -> Dataset:
         test += label_images(root, folder, images_below(folder), masks[folder.name])
     refuse_orphans(masks, mask_roots[0] if mask_roots else root, root)
     return Dataset(root, "folder", tuple(sample for sample in good if sample not in tested), tuple(test))
+
+
+def folders_taken_as_good(dataset: Dataset) -> tuple[str, ...]:
+    """The folders right below a set of good images alone, where nothing says that they are good ones."""
+    parts = [sample.name.split("/")[:-1] for sample in dataset.train]
+    if (
+        dataset.layout != "folder"
+        or not all(parts)
+        or any(name.lower() in GOOD_NAMES for names in parts for name in names)
+    ):
+        return ()
+    return tuple(sorted({names[0] for names in parts}))
 
 
 def find_good_only(root: Path) -> Dataset:

@@ -12,6 +12,7 @@ from atsnet.data.layout import (
     find_dataset,
     find_datasets,
     fingerprint,
+    folders_taken_as_good,
     holdout_size,
     images_to_hold_out,
     split_holdout,
@@ -319,6 +320,23 @@ def test_a_folder_of_good_images_without_defects_is_only_good(tmp_path: Path) ->
     dataset = find_dataset(tmp_path)
     assert [sample.name for sample in dataset.train] == ["good/1.png"]
     assert dataset.test == ()
+
+
+@pytest.mark.parametrize(
+    ("made", "folders"),
+    [
+        (("chip/1.png", "fine/deep/1.png"), ("chip", "fine")),
+        (("chip/1.png", "1.png"), ()),
+        (("lot1/OK/1.png", "lot2/2.png"), ()),
+        (("good/1.png", "good/2.png", "chip/1.png"), ()),
+        (("train/good/1.png",), ()),
+    ],
+)
+def test_folders_that_nothing_calls_good_are_named(
+    tmp_path: Path, made: tuple[str, ...], folders: tuple[str, ...]
+) -> None:
+    _touch(tmp_path, *made)
+    assert folders_taken_as_good(find_dataset(tmp_path)) == folders
 
 
 def test_masks_are_not_taken_for_good_images(tmp_path: Path) -> None:

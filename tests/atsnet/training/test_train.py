@@ -3,6 +3,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from small_training import BACKBONE, make_frames, make_trunk, small_config
@@ -225,6 +226,13 @@ def test_damaged_notes_of_an_unfinished_run_are_an_error(tmp_path: Path, images:
     (tmp_path / "run" / name).write_text("{")
     with pytest.raises(RunError, match=f"cannot be resumed, its {name}"):
         train(images, tmp_path / "run", resume=True)
+
+
+def test_images_without_contrast_are_named_in_record_and_report(tmp_path: Path, images: Dataset) -> None:
+    assert cv2.imwrite(str(images.root / "3.png"), np.full((64, 30), 255, np.uint8))
+    run = train(images, tmp_path / "run")
+    assert run.record.flat_images == ("3.png",)
+    assert "so perhaps no image of a part: 3.png" in (tmp_path / "run" / "training.md").read_text().replace("\\", "")
 
 
 def test_unreadable_images_are_listed(tmp_path: Path, images: Dataset) -> None:
