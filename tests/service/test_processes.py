@@ -41,7 +41,8 @@ class Service:
         self._log = log
 
     def events(self, event: str) -> list[dict[str, Any]]:
-        lines = (orjson.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{"))
+        complete = self._log.read_text().rpartition("\n")[0].splitlines()  # the last line may still be written
+        lines = (orjson.loads(line) for line in complete if line.startswith("{"))
         return [line for line in lines if line["event"] == event]
 
     def pid(self, name: str) -> int:
