@@ -34,6 +34,7 @@ from atsnet.evaluation.scoring import score_frames
 from atsnet.prediction_limits import PredictionLimit, attainable_rate, images_needed, upper_limit
 from atsnet.progress import Reporter, silent
 from atsnet.training.run_directory import CALIBRATION_NAME, TrainedRun
+from atsnet.wording import counted
 
 MIN_IMAGES: Final = 3
 """With fewer normal scores there is no spread to speak of."""
@@ -272,8 +273,8 @@ def _doubts(what: str, limit: PredictionLimit) -> list[str]:
     if limit.assumption is None:
         return []
     return [
-        f"{limit.count} normal images cannot promise a {what} rate of {limit.rate:.2%} without assuming that "
-        f"{limit.assumption}; {images_needed(limit.rate)} are needed, and these can promise "
+        f"{counted(limit.count, 'normal image')} cannot promise a {what} rate of {limit.rate:.2%} without assuming "
+        f"that {limit.assumption}; {images_needed(limit.rate)} are needed, and these can promise "
         f"{attainable_rate(limit.count):.2%}"
     ]
 

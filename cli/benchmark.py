@@ -138,6 +138,7 @@ def run(
     from atsnet.benchmark.cell import Backbone
     from atsnet.benchmark.tables import to_terminal
     from atsnet.data.layout import find_datasets
+    from atsnet.wording import counted
 
     chosen = choose_device(request.device)
     datasets = find_datasets(request.root)
@@ -160,7 +161,7 @@ def run(
                 jobs=request.jobs,
             )
     except KeyboardInterrupt:
-        done = f"{board.done} of {board.total} cells are finished"
+        done = f"{board.done} of {counted(board.total, 'cell')} finished"
         raise KeyboardInterrupt(f"interrupted; {done}. Go on with:\n  {command} {request.how()}".rstrip()) from None
     if request.json:
         print_json(found)
@@ -173,6 +174,6 @@ def run(
     if found.failures:
         raise CommandError(
             ExitCode.INCOMPLETE,
-            f"{len(found.failures)} of {board.total} cells failed; the same command tries them again:\n"
+            f"{len(found.failures)} of {counted(board.total, 'cell')} failed; the same command tries them again:\n"
             + "\n".join(f"  {name}: {error}" for name, error in found.failures.items()),
         )

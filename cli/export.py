@@ -59,6 +59,7 @@ def export(
     from atsnet.calibration import load_calibration
     from atsnet.data.layout import find_dataset
     from atsnet.training.run_directory import load_run
+    from atsnet.wording import counted
     from model_export.exporter import Identity, export_bundle, parity_gate
     from model_export.tensorrt import EngineCache
     from model_export.tensorrt_calls import load_tensorrt
@@ -78,7 +79,7 @@ def export(
         )
     samples = _real_images(trained, dataset)
     chosen = _evenly(samples, parity_images)
-    with messages().status(f"exporting and comparing {len(chosen)} images"):
+    with messages().status(f"exporting and comparing {counted(len(chosen), 'image')}"):
         exported = export_bundle(
             trained,
             calibration,
@@ -113,7 +114,8 @@ def export(
     table.add_row("digest", bundle.digest)
     table.add_row("size", f"{sum(entry.bytes for entry in bundle.manifest.files.values()) / 1e6:.1f} MB")
     for name, parity in exported.parities.items():
-        table.add_row(f"{name} compared", f"{parity.frames} images, {parity.candidate} with {parity.reference}")
+        images = counted(parity.frames, "image")
+        table.add_row(f"{name} compared", f"{images}, {parity.candidate} with {parity.reference}")
         table.add_row(f"{name} graph", f"{bundle.graph(name).stat().st_size / 1e6:.1f} MB")
         table.add_row("largest difference of a score", f"{parity.score_relative_max:.2g} relative")
         table.add_row("flipped verdicts", str(len(parity.flipped)))

@@ -138,6 +138,8 @@ def _print_table(done: Sequence["Inspected"]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from atsnet.wording import counted
+
     table = Table()
     table.add_column("file", overflow="fold")
     table.add_column("verdict", no_wrap=True)
@@ -152,4 +154,4 @@ def _print_table(done: Sequence["Inspected"]) -> None:
     results().print(table)
     counts = {word: sum(row.verdict == word for row in done) for word in _COLOURS}
     total = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    results().print(f"{len(done)} images: {total}")
+    results().print(f"{counted(len(done), 'image')}: {total}")

@@ -81,6 +81,7 @@ def train(
     from atsnet.progress import ConsoleReporter
     from atsnet.training.run_directory import MODEL_NAME
     from atsnet.training.train import train_run
+    from atsnet.wording import counted
 
     chosen = choose_device(device, threads)
     dataset = find_dataset(data)
@@ -94,7 +95,7 @@ def train(
                 resolved = _resolve(config, assignments or [], color, seed, dataset)
                 trunk, source = load_backbone(backbone or "imagenet", registry, cache.expanduser(), report)
             messages().print(
-                f"{len(dataset.train)} good images, {resolved.input.height}x{resolved.input.width} "
+                f"{counted(len(dataset.train), 'good image')}, {resolved.input.height}x{resolved.input.width} "
                 f"{resolved.input.color}, backbone {source.name}, on {chosen}",
                 highlight=False,
             )
@@ -214,11 +215,12 @@ def _print_table(run: "TrainedRun", data: Path, seconds: float) -> None:
     from rich.table import Table
 
     from atsnet.training.training_report import HTML_NAME
+    from atsnet.wording import counted
 
     record = run.record
     table = Table(title=str(run.directory), title_justify="left", show_header=False)
-    table.add_row("trained on", f"{len(record.data.train_images)} good images")
-    table.add_row("held out", f"{len(record.data.holdout_images)} good images")
+    table.add_row("trained on", counted(len(record.data.train_images), "good image"))
+    table.add_row("held out", counted(len(record.data.holdout_images), "good image"))
     table.add_row("backbone", f"{record.backbone.name} ({record.backbone.licence})")
     for name, loss in record.losses.items():
         table.add_row(f"loss, {name}", f"{loss:.4g}")

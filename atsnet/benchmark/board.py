@@ -12,6 +12,7 @@ from atsnet.benchmark.cell import CellResult
 from atsnet.benchmark.plan import Cell
 from atsnet.benchmark.pool import CellFailure
 from atsnet.benchmark.summary import AUPRO, IMAGE_AUROC
+from atsnet.wording import counted
 
 _SECONDS_BETWEEN_LINES: Final = 60.0
 
@@ -44,7 +45,7 @@ class Board:
         self.done, self.total = done, total
         self._overall = self._bars.add_task("cells", total=total, completed=done)
         if done:
-            self._say(f"{done} of {total} cells are finished already")
+            self._say(f"{done} of {counted(total, 'cell')} finished already")
 
     def progress(self, slot: int, cell: Cell, task: str, done: int, total: int) -> None:
         """Show the state of a running cell."""

@@ -19,6 +19,7 @@ from atsnet.benchmark.summary import (
     difference_text,
     over_seeds,
 )
+from atsnet.wording import counted
 
 _DETECTION: Final = FIGURES[:6]
 _OPERATION: Final = FIGURES[6:]
@@ -96,7 +97,7 @@ def _defects(results: BenchmarkResults) -> _Grid:
 def _conditions(results: BenchmarkResults) -> list[str]:
     """What the figures were made under, as far as a reader needs it to believe them."""
     speeds = {
-        f"{speed.device}, {speed.threads} threads, {speed.jobs} cells side by side"
+        f"{speed.device}, {counted(speed.threads, 'thread')}, {counted(speed.jobs, 'cell')} side by side"
         for speed in (cell.speed for cell in results.cells)
     }
     seeds = "1 seed" if results.seeds == 1 else f"mean ± standard deviation over {results.seeds} seeds"
@@ -113,7 +114,7 @@ def _failures(results: BenchmarkResults) -> list[str]:
     if not results.failures:
         return []
     lines = [f"- {name}: {error.splitlines()[0]}" for name, error in results.failures.items()]
-    return ["", f"{len(lines)} cells have no result, and the figures are without them:", "", *lines]
+    return ["", f"{counted(len(lines), 'cell')} without a result, and the figures are without them:", "", *lines]
 
 
 def _markdown(grid: _Grid) -> list[str]:

@@ -214,9 +214,13 @@ def load_test_set(dataset: Dataset, geometry: InputGeometry, report: Reporter = 
     """
     samples = dataset.test
     if not samples:
-        raise EvaluationError(
-            f"{dataset.root} has no test images; they lie in test/good and test/<defect> beside train/good"
+        where = (
+            "all of it is taken for good images to learn from; put those into good/, and defective ones into a folder "
+            "for each defect beside it"
+            if dataset.layout == "folder"
+            else "they lie in test/good and test/<defect> beside train/good"
         )
+        raise EvaluationError(f"{dataset.root} has no test images: {where}")
     frames = load_frames(samples, geometry, progress=lambda done, total: report("reading images", done, total))
     masks = tuple(
         None if sample.defective and mask is not None and not mask.any() else mask

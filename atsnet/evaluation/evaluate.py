@@ -38,6 +38,7 @@ from atsnet.evaluation.report import report_html, report_markdown
 from atsnet.evaluation.scoring import RawScores, score_frames
 from atsnet.progress import Reporter, silent
 from atsnet.training.run_directory import TrainedRun
+from atsnet.wording import counted
 
 METRICS_NAME: Final = "metrics.json"
 MARKDOWN_NAME: Final = "report.md"
@@ -79,7 +80,7 @@ def evaluate(
     _write_scores(out / SCORES_NAME, test_set, scores, result.decisions)
     drawn = _draw_charts(out, test_set, scores, pixels, result, report)
     shown = _draw_overlays(out, test_set, raw, thresholds, report)
-    about = _about(run, dataset)
+    about = _about(run, calibration, dataset)
     (out / MARKDOWN_NAME).write_text(report_markdown(result, drawn, shown, about), encoding="utf-8")
     (out / HTML_NAME).write_text(report_html(result, drawn, shown, about, out), encoding="utf-8")
     return result
@@ -151,20 +152,34 @@ def _known_images(run: TrainedRun, calibration: Calibration | None, dataset: Dat
     for use, known in uses.items():
         names = [sample.name for sample, digest in zip(dataset.test, digests, strict=True) if digest in set(known)]
         if names:
+            verb = "is" if len(names) == 1 else "are"
             warnings.append(
-                f"of {len(dataset.test)} test images {len(names)} {'is' if len(names) == 1 else 'are'} among those "
-                f"{use}, so the figures flatter: {listed(names, ', ')}"
+                f"of {counted(len(dataset.test), 'test image')} {len(names)} {verb} among those {use}, "
+                f"so the figures flatter: {listed(names, ', ')}"
             )
     return tuple(warnings)
 
 
-def _about(run: TrainedRun, dataset: Dataset) -> dict[str, str]:
+def _threshold(calibration: Calibration | None) -> dict[str, str]:
+    """What it rests on, and what the calibration warned of."""
+    if calibration is None:
+        return {"threshold": "none yet"}
+    further = f", {len(calibration.further_images)} of them given with --good" if calibration.further_images else ""
+    about = f"{counted(calibration.normal_images, 'good image')}{further}; {calibration.method}"
+    return {
+        "threshold": about,
+        **({"calibration warned": "; ".join(calibration.warnings)} if calibration.warnings else {}),
+    }
+
+
+def _about(run: TrainedRun, calibration: Calibration | None, dataset: Dataset) -> dict[str, str]:
     record = run.record
     return {
         "run": run.directory.resolve().name,
-        "test images": f"{dataset.name}, {len(dataset.test)} images",
-        "learned from": f"{len(record.data.train_images)} good images of {record.data.root}; "
+        "test images": f"{dataset.name}, {counted(len(dataset.test), 'image')}",
+        "learned from": f"{counted(len(record.data.train_images), 'good image')} of {record.data.root}; "
         f"{len(record.data.holdout_images)} more held out for thresholds",
+        **_threshold(calibration),
         "trunk": record.backbone.name,
         "seed": str(run.config.training.seed),
         "trained with": f"atsnet {record.atsnet_version}, PyTorch {record.torch_version}",

@@ -24,6 +24,7 @@ from atsnet.evaluation.document import (
     to_html,
     to_markdown,
 )
+from atsnet.wording import counted
 
 NOT_DEFINED = "not defined"
 
@@ -55,7 +56,7 @@ def report_html(
 
 def report_table(report: EvaluationReport) -> Group:
     """The figures of each label as a table, those of the whole set below it, for `rich.print`."""
-    table = rich_table.Table(title=f"{report.dataset}: {report.images} test images", title_justify="left")
+    table = rich_table.Table(title=f"{report.dataset}: {counted(report.images, 'test image')}", title_justify="left")
     columns = ("label", "images", "image AUROC", "image AP", f"AUPRO@{AUPRO_LIMIT:g}", "failed")
     for heading in columns:
         table.add_column(heading, justify="left" if heading == "label" else "right")
@@ -67,7 +68,7 @@ def report_table(report: EvaluationReport) -> Group:
         f"image AUROC {percent(report.image_auroc)}  AP {percent(report.image_ap)}  "
         f"F1-max {percent(report.image_f1_max)}",
         f"AUPRO@{AUPRO_LIMIT:g} {percent(report.aupro)}  AUPRO@{AUPRO_STRICT_LIMIT:g} {percent(report.aupro_005)}  "
-        f"({report.regions} regions)",
+        f"({counted(report.regions, 'region')})",
         f"pixel AUROC {percent(report.pixel_auroc)}  AP {percent(report.pixel_ap)}  "
         f"F1-max {percent(report.pixel_f1_max)}",
     ]
@@ -82,11 +83,11 @@ def report_table(report: EvaluationReport) -> Group:
         lines.append("no threshold yet: calibrate the run")
     if report.cost:
         lines.append(
-            f"{report.cost.latency_ms:.1f} ms a frame ({report.cost.device}, {_threads(report.cost.threads)}), "
-            f"{report.cost.parameter_bytes / 1e6:.2f} MB, {report.cost.macs / 1e9:.2f} GMAC"
+            f"{report.cost.latency_ms:.1f} ms a frame ({report.cost.device}, {counted(report.cost.threads, 'thread')})"
+            f", {report.cost.parameter_bytes / 1e6:.2f} MB, {report.cost.macs / 1e9:.2f} GMAC"
         )
     if report.without_mask:
-        lines.append(f"{len(report.without_mask)} defective images have no mask and count for image figures only")
+        lines.append(f"{counted(len(report.without_mask), 'defective image')} without a mask, for image figures only")
     return Group(table, Text("\n".join(lines)))
 
 
@@ -118,8 +119,8 @@ def _blocks(
     if report.without_mask:
         blocks.append(
             Paragraph(
-                f"{len(report.without_mask)} defective images have no mask or an empty one; they count for image "
-                f"figures only: {', '.join(report.without_mask)}"
+                f"{counted(len(report.without_mask), 'defective image')} without a mask or with an empty one, for "
+                f"image figures only: {', '.join(report.without_mask)}"
             )
         )
     if overlays:
@@ -133,9 +134,15 @@ def _blocks(
 def _headline(report: EvaluationReport) -> tuple[Card, ...]:
     good = sum(row.images for row in report.labels if row.label == GOOD)
     cards = [
-        Card("Image AUROC", percent(report.image_auroc), f"{good} good, {report.images - good} defective images"),
         Card(
-            f"AUPRO@{AUPRO_LIMIT:g}", percent(report.aupro), f"{report.regions} regions on {report.pixel_images} images"
+            "Image AUROC",
+            percent(report.image_auroc),
+            f"{good} good, {counted(report.images - good, 'defective image')}",
+        ),
+        Card(
+            f"AUPRO@{AUPRO_LIMIT:g}",
+            percent(report.aupro),
+            f"{counted(report.regions, 'region')} on {counted(report.pixel_images, 'image')}",
         ),
     ]
     if report.decisions:
@@ -146,7 +153,9 @@ def _headline(report: EvaluationReport) -> tuple[Card, ...]:
         ]
     if report.cost:
         cost = report.cost
-        cards.append(Card("One frame", f"{cost.latency_ms:.1f} ms", f"{cost.device}, {_threads(cost.threads)}"))
+        cards.append(
+            Card("One frame", f"{cost.latency_ms:.1f} ms", f"{cost.device}, {counted(cost.threads, 'thread')}")
+        )
     return tuple(cards)
 
 
@@ -164,23 +173,23 @@ def _images(report: EvaluationReport) -> Table:
             (
                 "false rejects",
                 percent(decisions.false_reject_rate),
-                f"{decisions.false_rejects} of {good} good images fail at the deployed threshold; {rejects}; "
-                f"target {decisions.target_false_reject_rate:.2%}",
+                f"{decisions.false_rejects} of {counted(good, 'good image')} fail at the deployed threshold; "
+                f"{rejects}; target {decisions.target_false_reject_rate:.2%}",
             ),
             (
                 "escapes",
                 percent(decisions.escape_rate),
-                f"{decisions.escapes} of {report.images - good} defective images pass it; {escapes}",
+                f"{decisions.escapes} of {counted(report.images - good, 'defective image')} pass it; {escapes}",
             ),
         ]
         if decisions.review_from is not None:
-            reviewed = f"{decisions.good_reviewed} good and {decisions.defective_reviewed} defective images"
+            reviewed = f"{decisions.good_reviewed} good and {counted(decisions.defective_reviewed, 'defective image')}"
             rows.append(("for review", str(decisions.good_reviewed + decisions.defective_reviewed), reviewed))
     return Table(("figure", "value", ""), tuple(rows), frozenset({0, 2}))
 
 
 def _pixels(report: EvaluationReport) -> Table:
-    regions = f"over {report.regions} regions at original resolution, false-positive rate up to"
+    regions = f"over {counted(report.regions, 'region')} at original resolution, false-positive rate up to"
     rows = [
         (f"AUPRO@{AUPRO_LIMIT:g}", percent(report.aupro), f"{regions} {AUPRO_LIMIT:g}"),
         (f"AUPRO@{AUPRO_STRICT_LIMIT:g}", percent(report.aupro_005), f"{regions} {AUPRO_STRICT_LIMIT:g}"),
@@ -247,7 +256,7 @@ def _cost(report: EvaluationReport) -> Table:
                 "latency",
                 f"{cost.latency_ms:.1f} ms",
                 f"median of {cost.latency_frames} frames of {cost.frame_width}x{cost.frame_height}, one at a time, "
-                f"PyTorch on {cost.device} with {_threads(cost.threads)}",
+                f"PyTorch on {cost.device} with {counted(cost.threads, 'thread')}",
             ),
             (
                 "parameters",
@@ -258,10 +267,6 @@ def _cost(report: EvaluationReport) -> Table:
         ),
         frozenset({0, 2}),
     )
-
-
-def _threads(count: int) -> str:
-    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def _range(interval: tuple[float, float] | None) -> str:

@@ -28,6 +28,7 @@ from atsnet.prediction_limits import attainable_rate, images_needed
 from atsnet.training.history import Event, Phase, Session, load_history, loss_curves
 from atsnet.training.loss_chart import LOSSES_NAME, draw_losses
 from atsnet.training.run_directory import TrainedRun
+from atsnet.wording import counted
 
 MARKDOWN_NAME: Final = "training.md"
 HTML_NAME: Final = "training.html"
@@ -91,10 +92,10 @@ def _headline(run: TrainedRun, sessions: Sequence[Session]) -> tuple[Card, ...]:
     needed = images_needed(rate)
     enough = "enough" if len(data.holdout_images) >= needed else f"{needed} are needed"
     return (
-        Card("Learned from", _count(len(data.train_images), "good image"), f"of {data.root}"),
-        Card("Held out", _count(len(data.holdout_images), "good image"), f"{enough} for {rate:.2%} false rejects"),
+        Card("Learned from", counted(len(data.train_images), "good image"), f"of {data.root}"),
+        Card("Held out", counted(len(data.holdout_images), "good image"), f"{enough} for {rate:.2%} false rejects"),
         Card("Trunk", run.record.backbone.name, run.record.backbone.licence),
-        Card("Time", _duration(sum(session.seconds for session in sessions)), _count(len(sessions), "session")),
+        Card("Time", _duration(sum(session.seconds for session in sessions)), counted(len(sessions), "session")),
     )
 
 
@@ -112,7 +113,7 @@ def _notes(run: TrainedRun, data: Path, sessions: Sequence[Session], placements:
 
 def _holdout_note(run: TrainedRun) -> str:
     count, rate = len(run.record.data.holdout_images), run.config.calibration.target_false_reject_rate
-    needed, held_out = images_needed(rate), _count(count, "held-out image")
+    needed, held_out = images_needed(rate), counted(count, "held-out image")
     if count >= needed:
         return f"{held_out}: enough for a threshold of {rate:.2%} false rejects, which takes {needed}."
     what_they_do = (
@@ -179,14 +180,17 @@ def _about(
     sizes = {(placement.roi.width, placement.roi.height) for placement in placements}
     size = "x".join(map(str, sizes.pop())) if len(sizes) == 1 else f"{len(sizes)} sizes"
     rows = [
-        ("images", f"{data.root} ({_LAYOUTS[data.layout]}): {_count(len(data.train_images), 'good image')}"),
-        ("held out", f"{len(data.holdout_images)} good images, for quantiles and thresholds; no weight has seen them"),
+        ("images", f"{data.root} ({_LAYOUTS[data.layout]}): {counted(len(data.train_images), 'good image')}"),
+        (
+            "held out",
+            f"{counted(len(data.holdout_images), 'good image')}, for quantiles and thresholds; seen by no weight",
+        ),
         ("sha256 of the images", data.sha256),
         ("frames", f"{frame.width}x{frame.height} {frame.color}, of images of {size}"),
         ("trunk", f"{record.backbone.name}, {record.backbone.licence}"),
         ("sha256 of the trunk", record.backbone.sha256),
         *(
-            (task, f"{_count(events[-1].total, 'step')} of {training.batch_size} images")
+            (task, f"{counted(events[-1].total, 'step')} of {counted(training.batch_size, 'image')}")
             for task, events in curves.items()
         ),
         ("seed", str(training.seed)),
@@ -194,7 +198,7 @@ def _about(
             (
                 "resumed" if session.start.resumed else "begun",
                 f"{session.start.began:%Y-%m-%d %H:%M} UTC on {session.start.device}, "
-                f"{_count(session.start.threads, 'thread')}",
+                f"{counted(session.start.threads, 'thread')}",
             )
             for session in sessions
         ),
@@ -287,7 +291,3 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")

@@ -50,7 +50,7 @@ def test_benchmark_prints_what_it_writes_and_does_not_repeat_it(
     assert printed == BenchmarkResults.model_validate_json((out / "results.json").read_bytes())
     assert [cell.variant for cell in printed.cells] == ["ats-net", "padim"]
     assert {cell.report.images for cell in printed.cells} == {9}
-    assert "2 of 2 cells are finished already" in again.stderr
+    assert "2 of 2 cells finished already" in again.stderr
     assert f"atsnet benchmark {grains} --out {out}" in printed.command
     assert (out / "runs" / "grains" / "ats-net" / "seed-0" / "calibration.json").is_file()
 
@@ -137,7 +137,7 @@ def test_ctrl_c_keeps_what_can_be_resumed(grains: Path, backbone: Path, config: 
         os.killpg(process.pid, signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted; 0 of 1 cells are finished. Go on with:" in error
+    assert "interrupted; 0 of 1 cell finished. Go on with:" in error
     assert "Traceback" not in error
     assert json.loads(state.read_text())["step"] > 0
     for _ in range(200):  # the tracker of multiprocessing's resources notices a little later that it is alone

@@ -28,7 +28,7 @@ def told(board: Board, cells: list[Cell]) -> str:
 def test_a_log_has_a_line_for_every_start_and_end(parts: Path, tiny: Path) -> None:
     board = Board(Console(file=io.StringIO(), width=200))
     assert told(board, plan(parts, tiny)).splitlines() == [
-        "1 of 3 cells are finished already",
+        "1 of 3 cells finished already",
         "left, padim, seed 0: started",
         "right, padim, seed 0: started",
         "[2/3] left, padim, seed 0: image AUROC 98.7%, AUPRO@0.3 not defined; learned in 7 s",

@@ -38,7 +38,7 @@ def test_markdown_has_a_row_for_every_part_and_method_and_says_what_is_missing()
     assert "    atsnet benchmark made --out x" in text
     assert "- ATS-Net minus MKD: +" in text
     assert "| left: dent | 90.0 ± 0.0 | - |" in text
-    assert "1 cells have no result" in text
+    assert "1 cell without a result" in text
     assert "- left, mkd, seed 1: ValueError: no\n" in text
     assert "1.0% false rejects" in text
     assert "CPU (none), 2 threads, 3 cells side by side" in text

@@ -1,5 +1,6 @@
 import csv
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +124,27 @@ def test_figures_with_calibration(run: TrainedRun, root: Path, tmp_path: Path) -
     assert 0.4 < report.decisions.iou < 3 / 5
     assert report.cost is not None
     assert report.cost.latency_ms > 0
+
+
+def test_what_the_threshold_rests_on_is_in_the_report(run: TrainedRun, root: Path, tmp_path: Path) -> None:
+    evaluate(run, find_dataset(root), tmp_path / "out")
+    assert "| threshold | none yet |" in (tmp_path / "out" / "report.md").read_text()
+    scores = np.full(30, 0.5)
+    calibration = calibrate(scores, scores, run.config.calibration)
+    save_calibration(run.directory, calibration.model_copy(update={"further_images": {"a.png": "0", "b.png": "1"}}))
+    evaluate(run, find_dataset(root), tmp_path / "out")
+    report = (tmp_path / "out" / "report.md").read_text().replace("\\", "")
+    assert "| threshold | 30 good images, 2 of them given with --good; exponential tail of 30 normal scores" in report
+    assert f"| calibration warned | {calibration.warnings[0]}" in report
+
+
+def test_the_advice_where_nothing_can_be_tested_fits_the_layout(run: TrainedRun, root: Path, tmp_path: Path) -> None:
+    shutil.rmtree(root / "test")
+    shutil.rmtree(root / "ground_truth")
+    with pytest.raises(EvaluationError, match="they lie in test/good and test/<defect>"):
+        evaluate(run, find_dataset(root), tmp_path / "out")
+    with pytest.raises(EvaluationError, match=r"no test images: all of it is taken for good images .* into good/"):
+        evaluate(run, find_dataset(root / "train"), tmp_path / "out")
 
 
 def test_test_images_that_the_run_knows_are_pointed_out(run: TrainedRun, root: Path, tmp_path: Path) -> None:
@@ -258,7 +280,7 @@ def test_the_table_shows_what_the_report_says(run: TrainedRun, root: Path, tmp_p
         "image AUROC 93.75%  AP 95.00%  F1-max 88.89%",
         "false rejects 25.00%, 95 % interval 0.6% to 80.6% (target 1.00%)",
         "escapes 25.00%, 95 % interval 0.6% to 80.6%",
-        "1 defective images have no mask and count for image figures only",
+        "1 defective image without a mask, for image figures only",
     ):
         assert expected in [line.strip() for line in lines]
     (dent,) = [line for line in lines if "dent" in line]
