@@ -9,9 +9,10 @@ import typer
 from cli import options
 from cli.errors import CommandError
 from cli.exit_codes import ExitCode
-from cli.output import messages, print_json, results
+from cli.output import messages, print_json, results, warn
 
 if TYPE_CHECKING:
+    from atsnet.calibration import Calibration
     from atsnet.data.layout import Dataset, Sample
     from atsnet.training.run_directory import TrainedRun
     from model_export.bundle import Precision
@@ -77,6 +78,7 @@ def export(
         raise CommandError(
             ExitCode.CONFIGURATION, f"{run} has no thresholds yet; learn them with `atsnet calibrate {run} {data}`"
         )
+    _check_evaluation(run, data, calibration)
     samples = _real_images(trained, dataset)
     chosen = _evenly(samples, parity_images)
     with messages().status(f"exporting and comparing {counted(len(chosen), 'image')}"):
@@ -90,6 +92,9 @@ def export(
             precisions=precisions,
         )
     bundle = exported.bundle
+    golden = bundle.manifest.golden_samples
+    if not any(sample.verdict == "fail" for sample in golden):
+        warn("no golden sample fails, so the self-test at a station does not see a defect: give defective test images")
     made = {"bundle": bundle.path}
     if triton is not None:
         made["triton"] = write_model_repository(bundle, triton)
@@ -121,7 +126,7 @@ def export(
         table.add_row("flipped verdicts", str(len(parity.flipped)))
         if parity.auroc is not None:
             table.add_row("image AUROC", f"{parity.auroc:.4f}, {parity.reference_auroc:.4f} in the reference")
-    verdicts = ", ".join(f"{Path(s.image).stem} {s.verdict}" for s in bundle.manifest.golden_samples)
+    verdicts = ", ".join(f"{Path(s.image).stem} {s.verdict}" for s in golden)
     table.add_row("golden samples", verdicts)
     for name, path in list(made.items())[1:]:
         table.add_row(name, str(path))
@@ -135,6 +140,30 @@ def _precisions(names: str) -> list["Precision"]:
         have = ", ".join(PRECISIONS)
         raise CommandError(ExitCode.USAGE, f"--precision {names}: no precision {unknown[0]!r}; there are: {have}")
     return [PRECISIONS[name] for name in given]
+
+
+def _check_evaluation(run: Path, data: Path, calibration: "Calibration") -> None:
+    """The figures that go into the model card must be those of the thresholds that are exported.
+
+    Raises:
+        CommandError: The run was calibrated anew since it was evaluated.
+    """
+    import json
+
+    from atsnet.evaluation.assessment import Thresholds
+    from model_export.exporter import METRICS_PATH
+
+    path, deployed = run / METRICS_PATH, Thresholds.of(calibration)
+    metrics = json.loads(path.read_bytes()) if path.is_file() else {}
+    decisions = metrics.get("decisions")
+    if decisions and (decisions["score_threshold"], decisions["review_from"]) != (deployed.score, deployed.review_from):
+        raise CommandError(
+            ExitCode.CONFIGURATION,
+            f"{path} counts decisions at other thresholds than {run} has since it was calibrated anew; run "
+            f"`atsnet evaluate {run} {data}` again",
+        )
+    for warning in metrics.get("warnings", ()):
+        warn(warning)
 
 
 def _real_images(run: "TrainedRun", dataset: "Dataset") -> list["Sample"]:

@@ -88,6 +88,28 @@ def test_exporting_before_calibrating(bare_run: Path, grains: Path, tmp_path: Pa
     assert not (tmp_path / "weights").exists()
 
 
+def test_figures_of_other_thresholds_are_not_exported(
+    bare_run: Path, evaluated: Path, grains: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(evaluated / "evaluation", bare_run / "evaluation")
+    assert atsnet("calibrate", bare_run, grains, "--false-reject-rate", 0.2).exit_code == 0
+    result = atsnet("export", bare_run, grains, *NAMES, "--weights", tmp_path / "weights")
+    assert result.exit_code == 4
+    assert f"`atsnet evaluate {bare_run} {grains}` again" in result.stderr
+    assert not (tmp_path / "weights").exists()
+
+
+def test_a_self_test_that_sees_no_defect_is_warned_of(evaluated: Path, grains: Path, tmp_path: Path) -> None:
+    shutil.copytree(grains, tmp_path / "grains")
+    shutil.rmtree(tmp_path / "grains" / "ground_truth")
+    for folder in (tmp_path / "grains" / "test").iterdir():
+        if folder.name != "good":
+            shutil.rmtree(folder)
+    result = atsnet("export", evaluated, tmp_path / "grains", *NAMES, "--weights", tmp_path / "weights")
+    assert result.exit_code == 0, result.stderr
+    assert "warning: no golden sample fails" in result.stderr
+
+
 def test_bundle_names_are_checked_before_the_work(calibrated: Path, grains: Path, tmp_path: Path) -> None:
     names = ("--name", "Tiny Bundle", "--version", "1", "--product", "x", "--weights", tmp_path)
     result = atsnet("export", calibrated, grains, *names)
