@@ -22,7 +22,7 @@ from atsnet.benchmark.pool import CellFailure, Watcher, plan_places, run_cells
 from atsnet.benchmark.summary import difference
 from atsnet.benchmark.tables import to_markdown
 from atsnet.config import load_config
-from atsnet.data.layout import Dataset
+from atsnet.data.layout import DataError, Dataset
 from atsnet.progress import Reporter, silent
 
 RESULTS_NAME: Final = "results.json"
@@ -69,10 +69,15 @@ def run_benchmark(
 
     Raises:
         ConfigError: A key is unknown or a value wrong.
-        DataError: A part has no test images, or images cannot be read.
+        DataError: A part has no test images or holds `out`, or images cannot be read.
         BackboneError: The trunk cannot be had.
         KeyboardInterrupt: Ctrl-C; the same call goes on where this one stopped.
     """
+    around = [str(dataset.root) for dataset in datasets if out.resolve().is_relative_to(dataset.root.resolve())]
+    if around:
+        raise DataError(
+            f"{out} is inside the data folder {around[0]}, where its files would count as data; name another"
+        )
     source = backbone.load(report)[1]
     cells = plan_cells(
         datasets,

@@ -121,6 +121,10 @@ def test_folders_that_cannot_be_used(grains: Path, backbone: Path, tmp_path: Pat
     good_only = atsnet("ablate", grains / "train", "--out", tmp_path / "out", "--backbone", backbone)
     assert good_only.exit_code == 3
     assert "nothing to test on" in good_only.stderr
+    inside = atsnet("benchmark", grains, "--out", grains / "out", "--backbone", backbone)
+    assert inside.exit_code == 3
+    assert "is inside the data folder" in inside.stderr
+    assert not (grains / "out").exists()
 
 
 def test_ctrl_c_keeps_what_can_be_resumed(grains: Path, backbone: Path, config: Path, tmp_path: Path) -> None:
