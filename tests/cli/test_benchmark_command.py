@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,11 @@ def test_ctrl_c_keeps_what_can_be_resumed(grains: Path, backbone: Path, config: 
     state = out / "runs" / "grains" / "ats-net" / "seed-0" / "state.json"
     # A session of its own, so that the signal reaches the processes of the benchmark as well, as from a terminal.
     command = program("benchmark", grains, *options, *endless)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    # Where the tests run in the background of a shell, SIGINT is ignored, and would be here as well.
+    hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear
+    ) as process:
         while not state.exists() or json.loads(state.read_text())["stage"] == 1:
             assert process.poll() is None
             time.sleep(0.05)
