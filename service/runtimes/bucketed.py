@@ -4,6 +4,7 @@ A lane is one stream of the device with its buffers. While one computes, the nex
 """
 
 import queue
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,7 +19,7 @@ _WARM_UPS: Final = 3
 """Runs of each bucket at load: libraries choose kernels in the first and capture them in the second or third."""
 
 
-class BucketedRuntime:
+class BucketedRuntime(ABC):
     """Runs padded batches on idle lanes; subclasses say where lanes come from. See `Runtime`."""
 
     def __init__(self, buckets: Sequence[int] = BUCKETS) -> None:
@@ -27,13 +28,13 @@ class BucketedRuntime:
         self._idle: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         self._description: RuntimeDescription | None = None
 
+    @abstractmethod
     def open_lanes(self, bundle: Bundle) -> tuple[str, Precision, Sequence[Lane]]:
         """What runs, the precision of its graph, and its lanes.
 
         Raises:
             RuntimeUnusableError: This machine cannot, or the bundle has no such graph.
         """
-        raise NotImplementedError
 
     def load(self, bundle: Bundle) -> None:
         """Open the lanes and run every bucket on each; see `Runtime.load`."""
