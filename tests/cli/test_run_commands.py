@@ -1,11 +1,11 @@
-"""What calibrate, evaluate, export and serve say of input that they cannot use."""
+"""What calibrate, evaluate and export say of input that they cannot use."""
 
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from invoking import atsnet, run_program
+from invoking import atsnet
 
 NAMES = ("--name", "tiny", "--version", "9", "--product", "tec-grain")
 
@@ -139,18 +139,3 @@ def test_exports_that_cannot_be_made_end_before_the_work(
     assert result.exit_code == code
     assert message in result.stderr
     assert not (tmp_path / "weights").exists()
-
-
-def test_serving_what_is_not_there(tmp_path: Path) -> None:
-    done = run_program("serve", "--weights", tmp_path, "--var", tmp_path / "var", "--port", 0)
-    assert done.returncode == 4
-    assert "no bundle" in done.stderr
-
-
-@pytest.mark.parametrize(
-    "options", [("--bundle", "nonsense"), ("--config", "/none/such.toml"), ("--log-level", "loud")]
-)
-def test_serving_with_wrong_settings(options: tuple[str, str]) -> None:
-    result = atsnet("serve", *options)
-    assert result.exit_code == 4
-    assert options[0].removeprefix("--").replace("-", "_") in result.stderr or options[1] in result.stderr
