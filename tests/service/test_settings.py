@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import Settings, SettingsError, available_cpus, load_settings
+from service.settings import SettingsError, available_cpus, load_settings
 
 
 @pytest.fixture
@@ -74,10 +74,3 @@ def test_wrong_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATSNET_LOG_FORMAT", "xml")
     with pytest.raises(SettingsError, match="log_format"):
         load_settings()
-
-
-def test_every_setting_is_documented() -> None:
-    documentation = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
-    for name, field in Settings.model_fields.items():
-        assert field.description
-        assert f"| `{name}` |" in documentation
