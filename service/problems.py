@@ -11,6 +11,8 @@ from starlette.exceptions import HTTPException
 from service.negotiation import result_line, wants_line
 
 MEDIA_TYPE: Final = "application/problem+json"
+CHALLENGE: Final = 'Bearer realm="atsnet"'
+"""What a client without a key is asked for (RFC 9110, section 11.6.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,10 @@ WRONG_FIELD: Final = Kind(13, 422, "wrong-field", "A field is wrong")
 UNKNOWN: Final = Kind(20, 404, "unknown", "There is no such thing")
 METHOD_NOT_ALLOWED: Final = Kind(20, 405, "method-not-allowed", "The route has no such method")
 KEY_REUSED: Final = Kind(21, 409, "key-reused", "The idempotency key was used with another image")
+UNAUTHORIZED: Final = Kind(30, 401, "unauthorized", "An API key is needed")
+FORBIDDEN: Final = Kind(30, 403, "forbidden", "That is not allowed")
 OVERLOADED: Final = Kind(40, 429, "overloaded", "Too many inspections are waiting")
+RATE_LIMITED: Final = Kind(40, 429, "rate-limited", "Too many requests in too short a time")
 NOT_READY: Final = Kind(40, 503, "not-ready", "The service is not ready")
 DEADLINE_PASSED: Final = Kind(41, 504, "deadline-passed", "The deadline passed before a verdict")
 FAILED: Final = Kind(50, 500, "failed", "The inspection failed", result=3)
@@ -40,7 +45,7 @@ KINDS: Final = {
     kind.slug: kind
     for kind in (
         *(NOT_AN_IMAGE, TOO_LARGE, UNUSABLE_IMAGE, WRONG_FIELD, UNKNOWN, METHOD_NOT_ALLOWED, KEY_REUSED),
-        *(OVERLOADED, NOT_READY, DEADLINE_PASSED, FAILED),
+        *(UNAUTHORIZED, FORBIDDEN, OVERLOADED, RATE_LIMITED, NOT_READY, DEADLINE_PASSED, FAILED),
     )
 }
 """All of them by their slugs."""
@@ -84,15 +89,23 @@ class ProblemDocument(BaseModel):
 def respond(request: Request, problem: Problem) -> Response:
     """Answer a problem: the document, or the line where the client asked for `text/plain`."""
     kind = problem.kind
-    headers = {"Cache-Control": "no-store"}
-    if problem.retry_after_s is not None:
-        headers["Retry-After"] = str(problem.retry_after_s)
+    headers = headers_of(problem)
     trigger: int | None = getattr(request.state, "trigger", None)
     if wants_line(request):
         line = result_line(kind.result, kind.code, trigger, None, problem.extensions.get("id"))
         return Response(line, kind.status, headers, media_type="text/plain")
     body = orjson.dumps(document(kind, problem.detail, trigger, **problem.extensions))
     return Response(body, kind.status, headers, media_type=MEDIA_TYPE)
+
+
+def headers_of(problem: Problem) -> dict[str, str]:
+    """The headers of a problem's answer, beside its type and length."""
+    headers = {"Cache-Control": "no-store"}
+    if problem.retry_after_s is not None:
+        headers["Retry-After"] = str(problem.retry_after_s)
+    if problem.kind is UNAUTHORIZED:
+        headers["WWW-Authenticate"] = CHALLENGE
+    return headers
 
 
 def document(kind: Kind, detail: str, trigger: int | None, **extensions: str) -> dict[str, Any]:
