@@ -52,5 +52,5 @@ clean:  ## Remove the environment and every cache; var/ and runs/ stay
 	@echo "installing the runtime, training and test requirements into .venv ..."
 	@# torch first and alone: its exact version keeps the resolver from looking at other builds.
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
-	@$(PIP) --editable '.[cpu,train,dev]'
+	@$(PIP) --editable '.[cpu,triton,train,dev]'
 	@touch $@ .venv/runtime-installed

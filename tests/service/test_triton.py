@@ -192,7 +192,6 @@ class TestOverGrpc:
 
     @pytest.fixture
     def servicer(self, bundle: Bundle, sha256: str) -> Any:
-        pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
         from fake_triton import Servicer
 
         return Servicer(model_config(bundle, {7: sha256}))
@@ -239,6 +238,5 @@ class TestOverGrpc:
             TritonRuntime(url).load(bundle)
 
     def test_nobody_there(self, bundle: Bundle) -> None:
-        pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")
         with pytest.raises(RuntimeUnusableError, match=r"Triton at 127\.0\.0\.1:1 cannot be reached"):
             TritonRuntime("127.0.0.1:1").load(bundle)
