@@ -1,4 +1,3 @@
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,69 +6,21 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save as to_bytes
+from small_trainer import STAGES, Recorder, make_trainer, trained_bytes
 from small_training import make_frames, make_network, small_config
 from torch import Tensor
 
 from atsnet.config import Config
 from atsnet.imaging import UInt8Array
 from atsnet.network.atsnet import AtsNet
-from atsnet.progress import Reporter, silent
 from atsnet.training.frozen_features import FeatureBatch, FrozenFeatures
 from atsnet.training.losses import SCALE_NAMES, NonFiniteLossError
 from atsnet.training.pasted import PastedAnomalies
-from atsnet.training.run_directory import RunError
 from atsnet.training.trainer import Trainer, _schedule
-
-STAGES = ("stage 1 (teacher)", "stage 2 (student)", "stage 3 (evidence head)")
-
-
-class StoppedError(Exception):
-    """Raised from a report, as when a process ends in the middle of training."""
-
-
-class Recorder:
-    """Keeps what is reported; stops training at `<task>: <done>/<total>`."""
-
-    def __init__(self, stop: str = "") -> None:
-        self.stop = stop
-        self.losses: dict[str, list[float]] = {}
-        self.done: dict[str, list[int]] = {}
-
-    def __call__(self, task: str, done: int, total: int, values: Mapping[str, float] | None = None) -> None:
-        assert done <= total
-        self.done.setdefault(task, []).append(done)
-        if values:
-            self.losses.setdefault(task, []).append(values["loss"])
-        if f"{task}: {done}/{total}" == self.stop:
-            raise StoppedError
-
-
-def make_trainer(
-    directory: Path,
-    config: Config,
-    *,
-    network: AtsNet | None = None,
-    frames: UInt8Array | None = None,
-    report: Reporter = silent,
-) -> Trainer:
-    frames = make_frames(6) if frames is None else frames
-    network = network or make_network(config)
-    return Trainer(network, config, frames, make_frames(2, seed=7), directory, torch.device("cpu"), report)
-
-
-def bytes_of(network: AtsNet) -> bytes:
-    return to_bytes({key: value.contiguous() for key, value in network.state_dict().items()})
 
 
 def copy_of(network: AtsNet) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in network.state_dict().items()}
-
-
-def trained_bytes(directory: Path, config: Config) -> bytes:
-    trainer = make_trainer(directory, config)
-    trainer.run()
-    return bytes_of(trainer.network)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_others(tmp_path: Path) -> None:
@@ -78,99 +29,6 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others(tmp_path: Pat
     torch.manual_seed(999)  # what happened before in the process does not matter
     assert trained_bytes(tmp_path, config) == first
     assert trained_bytes(tmp_path, small_config(seed=2)) != first
-
-
-@pytest.fixture(scope="module", params=[{"augmented": True}, {"augmented": False, "bfloat16": True}], ids=str)
-def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
-    """After a run that was not interrupted, of 6 frames and their copies, and 8 with anomalies."""
-    trainer = make_trainer(tmp_path_factory.mktemp("whole"), small_config(checkpoint_every=2, **request.param))
-    trainer.run()
-    return trainer
-
-
-@pytest.mark.parametrize(
-    ("stop", "left"),
-    [
-        ("stage 1 (teacher): 3/4", [[3, 4], [1, 2, 3, 4], [1, 2, 3, 4]]),
-        ("stage 1 (teacher): 4/4", [[3, 4], [1, 2, 3, 4], [1, 2, 3, 4]]),
-        ("choosing prototypes: 33/64", [[], [1, 2, 3, 4], [1, 2, 3, 4]]),
-        ("stage 2 (student): 1/4", [[], [1, 2, 3, 4], [1, 2, 3, 4]]),
-        ("stage 2 (student): 3/4", [[], [3, 4], [1, 2, 3, 4]]),
-        ("stage 2 (student): 4/4", [[], [3, 4], [1, 2, 3, 4]]),
-        ("features of the trunk: 4/8", [[], [], [1, 2, 3, 4]]),  # of the synthetic anomalies
-        ("nearest prototypes: 8/8", [[], [], [1, 2, 3, 4]]),
-        ("stage 3 (evidence head): 1/4", [[], [], [1, 2, 3, 4]]),
-        ("stage 3 (evidence head): 3/4", [[], [], [3, 4]]),
-        ("fitting quantiles: 2/2", [[], [], []]),
-    ],
-)
-def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(
-    whole: Trainer, tmp_path: Path, stop: str, left: list[list[int]]
-) -> None:
-    with pytest.raises(StoppedError):
-        make_trainer(tmp_path, whole.config, report=Recorder(stop)).run()
-    recorder = Recorder()
-    network = make_network(whole.config, seed=5)
-    resumed = make_trainer(tmp_path, whole.config, network=network, report=recorder)
-    resumed.run(resume=True)
-    assert bytes_of(network) == bytes_of(whole.network)
-    assert resumed.losses == whole.losses
-    assert [recorder.done.get(stage, []) for stage in STAGES] == left
-    assert network.memory is not None
-    assert whole.network.memory is not None
-    assert torch.equal(network.memory.parts, whole.network.memory.parts)
-    assert set(network.memory.parts.tolist()) <= set(range(6))
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_an_interrupt_between_two_steps_keeps_the_state_of_that_step(tmp_path: Path, stage: str) -> None:
-    config = small_config()
-
-    def interrupt(task: str, done: int, _: int, values: Mapping[str, float] | None = None) -> None:
-        if task == stage and done == 3 and values:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        make_trainer(tmp_path, config, report=interrupt).run()
-    recorder = Recorder()
-    resumed = make_trainer(tmp_path, config, report=recorder)
-    resumed.run(resume=True)
-    assert recorder.done[stage] == [4]
-    shutil.rmtree(tmp_path)
-    tmp_path.mkdir()
-    assert bytes_of(resumed.network) == trained_bytes(tmp_path, config)
-
-
-@pytest.mark.parametrize(
-    ("task", "left"),
-    [
-        ("gathering prototypes", STAGES[1:]),
-        ("features of the trunk", STAGES[2:]),
-        ("fitting quantiles", ()),
-    ],
-)
-def test_an_interrupt_after_a_stage_loses_none_of_its_steps(tmp_path: Path, task: str, left: tuple[str, ...]) -> None:
-    config = small_config()  # augmented: no features are computed but those of the anomalies
-
-    def interrupt(name: str, *_: object) -> None:
-        if name == task:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        make_trainer(tmp_path, config, report=interrupt).run()
-    recorder = Recorder()
-    resumed = make_trainer(tmp_path, config, report=recorder)
-    resumed.run(resume=True)
-    assert tuple(task for task in recorder.done if task in STAGES) == left
-    assert list(recorder.done)[-2:] == ["fitting channel weights", "fitting quantiles"]
-    shutil.rmtree(tmp_path)
-    tmp_path.mkdir()
-    assert bytes_of(resumed.network) == trained_bytes(tmp_path, config)
-
-
-def test_nothing_to_resume_from_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no checkpoint to resume from"):
-        make_trainer(tmp_path, small_config()).run(resume=True)
 
 
 def test_every_stage_learns(tmp_path: Path) -> None:
