@@ -145,6 +145,15 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> UInt8Array:
         raise ImageTooLargeError(
             f"the {header.format} image has {header.width}x{header.height} pixels; at most {max_pixels} are allowed"
         )
+    return decode_known(data, header)
+
+
+def decode_known(data: bytes, header: ImageHeader) -> UInt8Array:
+    """Decode a file whose header was read, and its size allowed; otherwise like `decode`.
+
+    Raises:
+        NotAnImageError: It is cut short or damaged.
+    """
     complete = header.format != "PNG" or _has_all_png_chunks(data)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if complete else None
     if image is None:

@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
+
+_UNWATCHED_S: Final = 0.01
 
 
 @asynccontextmanager
@@ -20,6 +23,7 @@ async def cancelled_by_disconnect(receive: Receive) -> AsyncIterator[None]:
     task = asyncio.current_task()
     assert task is not None
     gone = False
+    watcher: asyncio.Task[None] | None = None
 
     async def watch() -> None:
         nonlocal gone
@@ -28,7 +32,12 @@ async def cancelled_by_disconnect(receive: Receive) -> AsyncIterator[None]:
         gone = True
         task.cancel()
 
-    watcher = asyncio.create_task(watch())
+    def begin() -> None:
+        nonlocal watcher
+        watcher = asyncio.create_task(watch())
+
+    # A task for every request costs more than what is computed in vain for the few that leave at once.
+    beginning = asyncio.get_running_loop().call_later(_UNWATCHED_S, begin)
     try:
         yield
     except asyncio.CancelledError:
@@ -36,4 +45,6 @@ async def cancelled_by_disconnect(receive: Receive) -> AsyncIterator[None]:
             raise ClientDisconnect from None
         raise
     finally:
-        watcher.cancel()
+        beginning.cancel()
+        if watcher is not None:
+            watcher.cancel()

@@ -7,11 +7,12 @@ import cv2
 import numpy as np
 
 from atsnet.imaging import (
+    ImageHeader,
     ImageTooLargeError,
     NotAnImageError,
     RawFormat,
     UInt8Array,
-    decode,
+    decode_known,
     decode_raw,
     read_header,
 )
@@ -65,8 +66,10 @@ class Measured:
     file: ImageFile
     width: int
     height: int
+    header: ImageHeader | None
+    """Of a file; bare pixels have none."""
 
-    def decode(self, max_pixels: int) -> UInt8Array:
+    def decode(self) -> UInt8Array:
         """The pixels, `uint8 [H, W]` or `uint8 [H, W, 3]` (BGR).
 
         Raises:
@@ -75,8 +78,9 @@ class Measured:
         layout = self.file.layout
         if layout is not None:
             return decode_raw(self.file.data, layout.width, layout.height, layout.format)
+        assert self.header is not None
         try:
-            return decode(self.file.data, max_pixels=max_pixels)
+            return decode_known(self.file.data, self.header)
         except cv2.error as error:  # OpenCV raises on some damaged files where it answers None to others
             raise NotAnImageError("the image is cut short or damaged") from error
 
@@ -90,6 +94,7 @@ def measure(data: bytes, layout: RawLayout | None, max_pixels: int) -> Measured:
     """
     if not data:
         raise NotAnImageError("the image is empty (0 bytes)")
+    header = None
     if layout is None:
         header = read_header(data)
         what, width, height, suffix = f"{header.format} image", header.width, header.height, _SUFFIXES[header.format]
@@ -97,4 +102,4 @@ def measure(data: bytes, layout: RawLayout | None, max_pixels: int) -> Measured:
         what, width, height, suffix = f"{layout.format} image", layout.width, layout.height, ".png"
     if width * height > max_pixels:
         raise ImageTooLargeError(f"the {what} has {width}x{height} pixels; at most {max_pixels} are allowed")
-    return Measured(ImageFile(suffix, data, layout), width, height)
+    return Measured(ImageFile(suffix, data, layout), width, height, header)

@@ -3,10 +3,9 @@
 import hashlib
 from dataclasses import dataclass
 
-from atsnet.imaging import Frame, ImageError, InputGeometry, UInt8Array, to_frame
-from service.picture import ImageFile, Measured, measure
+from atsnet.imaging import Frame, ImageError, InputGeometry, to_frame
+from service.picture import ImageFile, Measured
 from service.recipes import Recipe
-from service.submission import Submission
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,31 +19,24 @@ class Prepared:
     width: int
     frame: Frame
 
-    @property
-    def image(self) -> UInt8Array:
-        """The pixels at full size, decoded afresh: `uint8 [H, W]` or `uint8 [H, W, 3]` (BGR)."""
-        return Measured(self.file, self.width, self.height).decode(self.width * self.height)
 
-
-def prepare(submission: Submission, recipe: Recipe, geometry: InputGeometry, max_pixels: int) -> Prepared:
+def prepare(measured: Measured, recipe: Recipe, geometry: InputGeometry) -> Prepared:
     """Check, decode, crop and scale.
 
     Raises:
-        ImageTooLargeError: More pixels than allowed, by its header.
-        NotAnImageError: No image, or a damaged one.
+        NotAnImageError: The image is damaged.
         ImageError: Not usable with the recipe; the message names the gate and the figures.
     """
-    measured = measure(submission.image, submission.fields.raw_layout, max_pixels)
     if min(measured.width, measured.height) < recipe.min_side:
         raise ImageError(
             f"size gate of recipe {recipe.name!r}: the image is {measured.width}x{measured.height} pixels, "
             f"each side needs at least {recipe.min_side}"
         )
-    image = measured.decode(max_pixels)
+    image = measured.decode()
     height, width = image.shape[:2]
-    return Prepared(measured.file, sha256_of(submission), height, width, to_frame(image, geometry, recipe.roi))
+    return Prepared(measured.file, sha256_of(measured.file.data), height, width, to_frame(image, geometry, recipe.roi))
 
 
-def sha256_of(submission: Submission) -> str:
-    """sha256 of the image as it was sent, hexadecimal."""
-    return hashlib.sha256(submission.image).hexdigest()
+def sha256_of(image: bytes) -> str:
+    """sha256 of an image as it was sent, hexadecimal."""
+    return hashlib.sha256(image).hexdigest()

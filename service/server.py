@@ -132,6 +132,10 @@ async def run(
     config = uvicorn.Config(
         app,
         loop="asyncio",
+        http="httptools",
+        ws="none",
+        # Nobody in front of a station speaks for others; who is trusted to is told from the connection itself.
+        proxy_headers=False,
         lifespan="on",
         log_config=None,
         access_log=False,

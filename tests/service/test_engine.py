@@ -20,6 +20,7 @@ from service.engine.messages import decode_problem, encode_problem, encode_reque
 from service.engine.remote import RemoteCounts
 from service.engine.session import EngineLostError, Session
 from service.fields import Fields
+from service.picture import measure
 from service.preparation import prepare
 from service.problems import KINDS, Problem
 from service.records.schema import inspections
@@ -188,7 +189,7 @@ def test_worker_that_dies_in_the_turn_in_which_it_handed_over(settings: Settings
         await station.start()
         host.open()
         submission = Submission(GOOD, Fields(), time.monotonic(), time.monotonic() + 60)
-        prepared = prepare(submission, station.equipment.recipes.default, GEOMETRY, 100_000)
+        prepared = prepare(measure(GOOD, None, 100_000), station.equipment.recipes.default, GEOMETRY)
         header = encode_request(submission, prepared.sha256, 1.0, prepared)
         computed = len(runtime.batches)
         before = sum(1 for _ in Path("/proc/self/fd").iterdir())

@@ -6,9 +6,8 @@ from serving import GEOMETRY, encode
 
 from atsnet.imaging import Frame, InputGeometry, Roi, UInt8Array, to_frame
 from service import preparation
-from service.fields import Fields
+from service.picture import measure
 from service.recipes import Recipe
-from service.submission import Submission
 
 
 def test_what_waits_for_a_session_is_the_frame_and_not_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,9 +19,7 @@ def test_what_waits_for_a_session_is_the_frame_and_not_the_image(monkeypatch: py
 
     monkeypatch.setattr(preparation, "to_frame", watched)
     pixels = np.random.default_rng(0).integers(0, 256, (1000, 2000), np.uint8)
-    submission = Submission(encode(pixels), Fields(), arrival=0, deadline=1)
     recipe = Recipe(name="r", version=1, bundle="b/1")
-    prepared = preparation.prepare(submission, recipe, GEOMETRY, max_pixels=10**7)
+    prepared = preparation.prepare(measure(encode(pixels), None, 10**7), recipe, GEOMETRY)
     assert (prepared.height, prepared.width, prepared.frame.pixels.shape) == (1000, 2000, (256, 256, 2))
     assert [image() for image in images] == [None]
-    np.testing.assert_array_equal(prepared.image, pixels)
