@@ -1,113 +1,209 @@
-"""What the service adds to the bare network: both are measured in one run, and the ratio is what counts.
+"""What a request costs in this service and in others: rates, times, CPU and memory, measured in turn in one run.
 
-    python benchmarks/serving.py --bundle tec-grain-demo/1 --seconds 10
+    python -m benchmarks.serving --network tiny --litserve-python venv/bin/python --plot serving.png
+    python -m benchmarks.serving --network tec-grain-demo/1 --plot serving-real.png
 
-Starts the service as a process of its own on a free port, posts golden samples in a closed loop, and runs the same
-frames through the same runtime without HTTP, decoding or records. Machines are noisy: compare ratios, not figures of
-different runs.
+`tiny` is a network of about 0.1 ms, so that what lies around it shows; the other one is a bundle. Every contestant
+gets the same images, network, sessions, processors and warm-up, writes no access log, and runs alone, in turn with the
+others. The load generator (wrk) runs beside it on the same processors. This service keeps a record of every verdict,
+written through to the disk before it answers; the others keep none. Machines are noisy: compare what one run says.
 """
 
 import argparse
-import re
-import statistics
-import subprocess
+import os
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
-import httpx
-import numpy as np
+import orjson
 
-from atsnet.imaging import read_image, to_frame
-from model_export.bundle import Bundle, load_bundle
-from service.runtimes.onnx import OnnxCpuRuntime
+from benchmarks.contestants.inspecting import Options
+from benchmarks.contestants.line_up import Contestant, check_answers, run_bare
+from benchmarks.load import Load, closed_loop, find_wrk, open_loop
+from benchmarks.processes import Program
+from benchmarks.serving_report import BARE, LITSERVE, Figures, draw, median_of, print_criteria, print_table
+from benchmarks.tiny_bundle import NAME, write_tiny_bundle
+from model_export.bundle import Bundle, Precision, load_bundle
+from service.settings import available_cpus
+
+_WARM_UP_S: Final = 1
+_TINY_BATCH: Final = 32
 
 
 def main() -> None:
-    """Print a table."""
+    """Print a table and what it says of the criteria."""
+    options = _parse()
+    if options.cpus:
+        os.sched_setaffinity(0, options.cpus)
+    find_wrk()
+    with tempfile.TemporaryDirectory() as folder:
+        if options.network == "tiny":
+            write_tiny_bundle(Path(folder))
+            setup = _setup(Path(folder), NAME, options.sessions or 2, _TINY_BATCH)
+        else:
+            setup = _setup(options.weights.absolute(), options.network, options.sessions or available_cpus(), 1)
+        bundle = load_bundle(setup.weights / setup.bundle)
+        contestants = _line_up(setup, options)
+        figures: list[Figures] = []
+        for number in range(options.rounds):
+            figures += _bare(setup, options.seconds)
+            # Each is the first one once, and nobody always runs after the same other.
+            start = number % len(contestants)
+            for contestant in contestants[start:] + contestants[:start]:
+                print(f"round {number + 1} of {options.rounds}: {contestant.name}", file=sys.stderr, flush=True)
+                figures += _measure(contestant, bundle, options)
+    medians = median_of(figures)
+    print(
+        f"{options.network}, {setup.sessions} sessions, {available_cpus()} CPUs, {options.seconds} s each, medians of "
+        f"{options.rounds} rounds; archive {'on' if options.archive else 'off'}\n"
+    )
+    print_table(medians)
+    print()
+    print_criteria(medians, tiny=options.network == "tiny", cpus=available_cpus(), precision=_precision())
+    if options.json:
+        options.json.write_bytes(orjson.dumps([asdict(figure) for figure in figures], option=orjson.OPT_INDENT_2))
+    if options.plot:
+        draw(medians, options.plot, options.network)
+
+
+def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", default="tec-grain-demo/1", help="NAME/VERSION under weights/")
+    parser.add_argument("--network", default="tiny", help="tiny, or a bundle: NAME/VERSION under --weights")
     parser.add_argument("--weights", type=Path, default=Path("weights"))
-    parser.add_argument("--sessions", type=int, default=2, help="sessions of the runtime, for both")
-    parser.add_argument("--clients", type=int, default=4, help="requests under way at once, for the throughput")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of each of the four measurements")
-    options = parser.parse_args()
-    bundle = load_bundle(options.weights / options.bundle)
-    bare_lone, bare_rate = _measure_bare(bundle, options.sessions, options.seconds)
-    http_lone, http_rate = _measure_service(bundle, options)
-    print(f"{options.bundle}, {options.sessions} sessions, {options.clients} clients, {options.seconds:g} s each\n")
-    print("| | bare runtime | over HTTP | ratio |")
-    print("| --- | --- | --- | --- |")
-    bare_ms, http_ms = statistics.median(bare_lone) * 1e3, statistics.median(http_lone) * 1e3
-    print(f"| lone request, p50 ms | {bare_ms:.1f} | {http_ms:.1f} | {http_ms / bare_ms:.2f} |")
-    print(f"| lone request, p99 ms | {_p99(bare_lone):.1f} | {_p99(http_lone):.1f} | |")
-    print(f"| inspections a second | {bare_rate:.1f} | {http_rate:.1f} | {http_rate / bare_rate:.2f} |")
+    parser.add_argument("--sessions", type=int, help="networks that run at once; 2 with tiny, else one for each CPU")
+    parser.add_argument("--workers", type=int, default=2, help="HTTP processes of those that can have several")
+    parser.add_argument("--clients", type=_integers, default=[1, 4, 16, 64], help="of the closed loop: 1,4,16,64")
+    parser.add_argument("--shares", type=_numbers, default=[0.5, 0.8], help="of the peak, for the open loop: 0.5,0.8")
+    parser.add_argument("--seconds", type=int, default=5, help="length of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="names of contestants with this in them, beside the bare runtime")
+    parser.add_argument("--litserve-python", help="Python of an environment with litserve; left out without")
+    parser.add_argument("--archive", action="store_true", help="let the service keep images as well")
+    parser.add_argument("--cpus", type=_integers, help="processors that everything runs on: 0,1; all by default")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png")
+    parser.add_argument("--json", type=Path, metavar="FILE.json", help="every figure of every round")
+    return parser.parse_args()
 
 
-def _measure_bare(bundle: Bundle, sessions: int, seconds: float) -> tuple[list[float], float]:
-    runtime = OnnxCpuRuntime(sessions)
-    runtime.load(bundle)
-    geometry = bundle.manifest.input
-    frames = [
-        to_frame(read_image(bundle.file(sample.image)), geometry).pixels for sample in bundle.manifest.golden_samples
+def _integers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+def _precision() -> Precision:
+    precision: Precision = os.environ.get("ATSNET_PRECISION", "float32")  # type: ignore[assignment]
+    return precision
+
+
+def _setup(weights: Path, bundle: str, sessions: int, max_batch: int) -> Options:
+    return Options(weights, bundle, port=0, sessions=sessions, max_batch=max_batch, workers=1, var=Path())
+
+
+def _line_up(setup: Options, options: argparse.Namespace) -> list[Contestant]:
+    several = Options(**{**asdict(setup), "workers": options.workers})
+    variables = {} if options.archive else {"ATSNET_ARCHIVE_MAX_BYTES": "0"}
+    package = "benchmarks.contestants"
+    # Its environment has uvicorn with uvloop and httptools, which most who use FastAPI install.
+    others = options.litserve_python or sys.executable
+    contestants = [
+        Contestant("this service, 1 process", f"{package}.ours", setup, variables=variables),
+        Contestant(
+            f"this service, {options.workers} workers and engine", f"{package}.ours", several, variables=variables
+        ),
+        Contestant("plain FastAPI, 1 process", f"{package}.plain_fastapi", setup, others),
+        Contestant(f"plain FastAPI, {options.workers} processes", f"{package}.plain_fastapi", several, others),
     ]
-
-    def run(number: int) -> None:
-        runtime.run(frames[number % len(frames)][np.newaxis])
-
-    return _loop(run, 1, seconds)[0], _loop(run, sessions, seconds)[1]
-
-
-def _measure_service(bundle: Bundle, options: argparse.Namespace) -> tuple[list[float], float]:
-    bodies = [bundle.file(sample.image).read_bytes() for sample in bundle.manifest.golden_samples]
-    with tempfile.TemporaryDirectory() as var:
-        command = [sys.executable, "-c", "from cli.main import main; main()", "serve", "--port", "0", "--var", var]
-        command += ["--weights", str(options.weights), "--bundle", options.bundle]
-        command += ["--sessions", str(options.sessions), "--log-level", "error"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
-            assert service.stdout is not None
-            found = re.search(r"http://\S+", service.stdout.readline())
-            if found is None:
-                raise SystemExit("the service did not start; see its error above")
-            local = threading.local()
-
-            def post(number: int) -> None:
-                if not hasattr(local, "client"):
-                    local.client = httpx.Client(base_url=found[0])
-                body = bodies[number % len(bodies)]
-                local.client.post("/v1/inspections", content=body).raise_for_status()
-
-            try:
-                return _loop(post, 1, options.seconds)[0], _loop(post, options.clients, options.seconds)[1]
-            finally:
-                service.terminate()
+    if options.litserve_python:
+        name = f"{LITSERVE}, {options.workers} API processes, {setup.sessions} inference workers, ZeroMQ"
+        one = Options(**{**asdict(setup), "sessions": 1})
+        contestants += [
+            Contestant(f"{LITSERVE}, 1 process of each kind", f"{package}.lit", one, options.litserve_python),
+            Contestant(name, f"{package}.lit", several, options.litserve_python, {"BENCHMARK_FAST_QUEUE": "1"}),
+        ]
+    else:
+        print("LitServe is left out: --litserve-python names none; see docs/performance.md", file=sys.stderr)
+    return [contestant for contestant in contestants if options.only in contestant.name]
 
 
-def _loop(call: Callable[[int], None], workers: int, seconds: float) -> tuple[list[float], float]:
-    """Call in a closed loop from `workers` threads: every call's seconds, and calls a second."""
-    for number in range(3):
-        call(number)
-    end = time.perf_counter() + seconds
+def _bare(setup: Options, seconds: float) -> list[Figures]:
+    found = []
+    for clients in sorted({1, setup.sessions}):
+        result = run_bare(setup, clients, seconds)
+        found.append(
+            Figures(
+                contestant=BARE,
+                load=_clients(clients),
+                rate=result["requests"] / result["seconds"],
+                p50_ms=result["p50_ms"],
+                p99_ms=result["p99_ms"],
+                cpu_ms=1e3 * result["cpu_s"] / result["requests"],
+                rss_mib=result["rss_bytes"] / 2**20,
+                grown_kib=0.0,
+                failures=0,
+                generator_share=0.0,
+            )
+        )
+    return found
 
-    def work(worker: int) -> list[float]:
-        durations = []
-        while (begin := time.perf_counter()) < end:
-            call(worker + workers * len(durations))
-            durations.append(time.perf_counter() - begin)
-        return durations
 
-    begin = time.perf_counter()
-    with ThreadPoolExecutor(workers) as pool:
-        durations = [duration for part in pool.map(work, range(workers)) for duration in part]
-    return durations, len(durations) / (time.perf_counter() - begin)
+def _measure(contestant: Contestant, bundle: Bundle, options: argparse.Namespace) -> list[Figures]:
+    """One round of one contestant: every closed loop, then open loops at shares of the best of them."""
+    images = [bundle.file(sample.image) for sample in bundle.manifest.golden_samples]
+    found = []
+    with tempfile.TemporaryDirectory() as folder, contestant.running(Path(folder)) as (program, url):
+        check_answers(url, bundle, _precision())
+        for clients in options.clients:
+            closed_loop(url, images, clients, _WARM_UP_S)
+            with _Bill(program) as bill:
+                load = closed_loop(url, images, clients, options.seconds)
+            found.append(bill.figures(contestant.name, _clients(clients), load))
+        best = max(found, key=lambda figures: figures.rate)
+        for share in options.shares:
+            rate = share * best.rate
+            with _Bill(program) as bill:
+                load = open_loop(url, images, rate, options.seconds, found[0].p50_ms / 1e3)
+            found.append(bill.figures(contestant.name, f"{share:.0%} of its peak", load))
+    return found
 
 
-def _p99(durations: list[float]) -> float:
-    return float(np.quantile(durations, 0.99)) * 1e3
+def _clients(number: int) -> str:
+    return f"{number} client{'s' if number > 1 else ''}"
+
+
+class _Bill:
+    """What a program used during a block."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    def __enter__(self) -> "_Bill":
+        self._cpu_s, self._rss = self._program.cpu_s(), self._program.rss_bytes()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cpu_s = self._program.cpu_s() - self._cpu_s
+        self._grown, self._rss = self._program.rss_bytes() - self._rss, self._program.rss_bytes()
+
+    def figures(self, contestant: str, kind: str, load: Load) -> Figures:
+        """For one line of the table."""
+        requests = max(1, load.requests)
+        return Figures(
+            contestant=contestant,
+            load=kind,
+            rate=load.rate,
+            p50_ms=load.p50_ms,
+            p99_ms=load.p99_ms,
+            cpu_ms=1e3 * self._cpu_s / requests,
+            rss_mib=self._rss / 2**20,
+            grown_kib=self._grown / 2**10 / requests,
+            failures=load.failures,
+            generator_share=load.generator_cpu_s / load.seconds,
+        )
 
 
 if __name__ == "__main__":

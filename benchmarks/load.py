@@ -1,0 +1,104 @@
+"""The load generator: wrk, which posts images over kept connections and is far faster than what it measures."""
+
+import resource
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+_SCRIPT: Final = Path(__file__).with_name("post.lua")
+_MARK: Final = "RESULT "
+_TIMEOUT_S: Final = 10
+_LEAST_CONNECTIONS: Final = 32
+_MOST_CONNECTIONS: Final = 512
+_LONGEST_PAUSE_S: Final = 0.4
+"""On average; servers close connections that say nothing for seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a server did with a load."""
+
+    requests: int
+    """Answered, whatever the answer."""
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    failures: int
+    """Answers of status 400 and above, broken connections, and answers that took more than 10 s."""
+    generator_cpu_s: float
+
+    @property
+    def rate(self) -> float:
+        """Requests a second that were answered as they should be."""
+        return max(0, self.requests - self.failures) / self.seconds
+
+
+def find_wrk() -> str:
+    """Path of the load generator; ends the program where there is none."""
+    path = shutil.which("wrk")
+    if path is None:
+        raise SystemExit("error: the load generator wrk is not installed; Debian and Ubuntu: apt-get install wrk")
+    return path
+
+
+def closed_loop(url: str, images: Sequence[Path], clients: int, seconds: float) -> Load:
+    """Every client posts its next image when its last one is answered."""
+    return _run(url, images, clients, seconds, pause_ms=0)
+
+
+def open_loop(url: str, images: Sequence[Path], rate: float, seconds: float, answer_s: float) -> Load:
+    """Images come at random, `rate` a second on average, whether earlier ones are answered or not.
+
+    Each of many connections (at least 32) pauses for an exponential time after its last answer: together, arrivals
+    of a Poisson process. Only an image whose connection still waits for an answer is late itself.
+
+    Args:
+        url: Where to post.
+        images: Files, in turn.
+        rate: Arrivals a second.
+        seconds: Length of the measurement.
+        answer_s: About how long an answer takes; pauses are that much shorter.
+    """
+    connections = round(min(_MOST_CONNECTIONS, max(_LEAST_CONNECTIONS, rate * _LONGEST_PAUSE_S)))
+    pause_s = max(0.001, connections / rate - answer_s)
+    return _run(url, images, connections, seconds, pause_ms=1e3 * pause_s)
+
+
+def parse_result(output: str, generator_cpu_s: float) -> Load:
+    """What the generator's script printed.
+
+    Raises:
+        ValueError: It printed no result.
+    """
+    for line in output.splitlines():
+        if line.startswith(_MARK):
+            found = orjson.loads(line.removeprefix(_MARK))
+            return Load(
+                requests=found["requests"],
+                seconds=found["seconds"],
+                p50_ms=found["p50_ms"],
+                p99_ms=found["p99_ms"],
+                failures=found["refused"] + found["broken"] + found["late"],
+                generator_cpu_s=generator_cpu_s,
+            )
+    raise ValueError(f"the load generator printed no result: {output!r}")
+
+
+def _run(url: str, images: Sequence[Path], connections: int, seconds: float, *, pause_ms: float) -> Load:
+    command = [find_wrk(), "--threads", "1", "--connections", str(connections), "--duration", f"{round(seconds)}s"]
+    command += ["--timeout", f"{_TIMEOUT_S}s", "--script", str(_SCRIPT), url, "--", f"{pause_ms:.3f}"]
+    before = _children_cpu_s()
+    ran = subprocess.run([*command, *map(str, images)], capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise SystemExit(f"error: {' '.join(command)} failed: {ran.stderr or ran.stdout}")
+    return parse_result(ran.stdout, _children_cpu_s() - before)
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -1,0 +1,94 @@
+"""What a program costs with all the processes that it starts: CPU time and memory, read from /proc. Linux only."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_STOP_S: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStat:
+    """One process, by `/proc/<pid>/stat`."""
+
+    state: str
+    session: int
+    cpu_s: float
+    """User and system time, of ended children that were waited for as well."""
+    rss_bytes: int
+
+
+def parse_stat(text: str) -> ProcessStat:
+    """Read a line of `/proc/<pid>/stat`; the name in it may have blanks and brackets."""
+    fields = text.rpartition(")")[2].split()
+    return ProcessStat(
+        state=fields[0],
+        session=int(fields[3]),
+        cpu_s=sum(int(field) for field in fields[11:15]) / _TICKS,
+        rss_bytes=int(fields[21]) * _PAGE,
+    )
+
+
+class Program:
+    """A program in a session of its own, to which all the processes that it starts belong.
+
+    Args:
+        command: Program and arguments.
+        environment: Variables besides this process's own.
+        log: Where its output goes.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("w") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process that was started has ended; those that it started may not have."""
+        return self._process.poll() is not None
+
+    def cpu_s(self) -> float:
+        """User and system time of all its processes so far, in seconds."""
+        return sum(stat.cpu_s for stat in self._stats().values())
+
+    def rss_bytes(self) -> int:
+        """Resident memory of all its processes; pages that several share are counted for each."""
+        return sum(stat.rss_bytes for stat in self._stats().values())
+
+    def stop(self) -> None:
+        """Ask it to end, then end what is left of it."""
+        self._process.terminate()
+        limit = time.monotonic() + _STOP_S
+        while self._stats() and time.monotonic() < limit:
+            self._process.poll()
+            time.sleep(0.05)
+        for pid in self._stats():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _stats(self) -> dict[int, ProcessStat]:
+        """Its processes that still run, by process id."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # it has ended meanwhile
+                stat = parse_stat(path.read_text())
+                if stat.session == self._process.pid and stat.state != "Z":
+                    found[int(path.parent.name)] = stat
+        return found
