@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from atsnet import __version__
-from cli import ablate, benchmark, calibrate, evaluate, export, grains, inspect, model, pretrain, serve, train
+from cli import ablate, benchmark, calibrate, evaluate, export, grains, inspect, keys, model, pretrain, serve, train
 from cli.errors import ReportingGroup
 from cli.exit_codes import as_help
 from cli.help_text import help_of
@@ -55,6 +55,7 @@ app.command(cls=serve.ServeCommand, help=help_of(serve.serve))(serve.serve)
 app.command(epilog=inspect.EXAMPLES, help=help_of(inspect.inspect))(inspect.inspect)
 app.command(epilog=grains.EXAMPLES, help=help_of(grains.grains))(grains.grains)
 app.command(epilog=pretrain.EXAMPLES, help=help_of(pretrain.pretrain))(pretrain.pretrain)
+app.add_typer(keys.app, name="keys")
 app.add_typer(model.app, name="model")
 
 

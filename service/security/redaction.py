@@ -1,0 +1,59 @@
+"""Keeps keys out of the logs, whichever way they come there: as a field, as a header, inside a text or a traceback."""
+
+import re
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final
+
+HIDDEN: Final = "[hidden]"
+
+_SECRET_NAMES: Final = frozenset(
+    {"authorization", "proxy-authorization", "x-api-key", "api-key", "api-keys", "cookie", "set-cookie", "password"}
+    | {"secret", "token", "ssl-keyfile-password"}
+)
+"""Names of fields and headers, lower case, with hyphens."""
+
+_KEY: Final = re.compile(r"(atsnet_[0-9a-f]{16}_)[A-Za-z0-9_-]+")
+"""One of our keys; its id stays readable, since that is how to find whose it is."""
+_CREDENTIALS: Final = re.compile(r"(?i)\b(bearer|basic)(\s+|%20)(?!realm=|\[)[A-Za-z0-9._~+/=-]{8,}")
+
+
+def hide_fields(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor, to go before what renders an event: hides fields and headers that hold secrets."""
+    for name, value in event.items():
+        event[name] = _without_secrets(name, value)
+    return event
+
+
+def hide_in_line(_logger: object, _method: str, line: str) -> str:
+    """A structlog processor, to go after what renders an event: hides what is still left in its line."""
+    return hide(line)
+
+
+def hide(text: str) -> str:
+    """A text without keys and credentials."""
+    return _CREDENTIALS.sub(rf"\1 {HIDDEN}", _KEY.sub(rf"\1{HIDDEN}", text))
+
+
+def _without_secrets(name: object, value: Any) -> Any:
+    if _is_secret(name):
+        return None if value is None else HIDDEN
+    if isinstance(value, str):
+        return hide(value)
+    if isinstance(value, bytes):
+        return value if len(value) > _LONGEST_HEADER else hide(value.decode("latin-1")).encode("latin-1")
+    if isinstance(value, Mapping):
+        return {key: _without_secrets(key, item) for key, item in value.items()}
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str | bytes):  # a header
+        return (value[0], _without_secrets(value[0], value[1]))
+    if isinstance(value, list | tuple):
+        return type(value)(_without_secrets(None, item) for item in value) if type(value) in {list, tuple} else value
+    return value
+
+
+_LONGEST_HEADER: Final = 65_536
+
+
+def _is_secret(name: object) -> bool:
+    if isinstance(name, bytes):
+        name = name.decode("latin-1")
+    return isinstance(name, str) and name.lower().replace("_", "-") in _SECRET_NAMES
