@@ -14,7 +14,7 @@ from pathlib import Path
 
 from atsnet.data.layout import Sample, find_dataset
 from atsnet.evaluation.metrics import image_auroc
-from service.client import Client
+from service.client import InspectionClient
 
 LIMIT = 1e-3
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     options = parser.parse_args()
     samples = find_dataset(options.data).test
-    with Client(options.url) as client, ThreadPoolExecutor(4) as pool:
+    with InspectionClient(options.url) as client, ThreadPoolExecutor(4) as pool:
 
         def post(sample: Sample) -> float:
             score = client.inspect(sample.path.read_bytes()).score

@@ -29,7 +29,7 @@ KNOWN: Final[Mapping[str, ExitCode]] = {
     "model_export.parity.ParityError": ExitCode.REFUSED_RESULT,
     "model_export.onnx_file.OnnxExportError": ExitCode.REFUSED_RESULT,
     "model_export.golden.GoldenSampleError": ExitCode.REFUSED_RESULT,
-    "service.client.ServiceError": ExitCode.SERVICE,
+    "service.client.errors.ServiceError": ExitCode.SERVICE,
 }
 
 _EXTRAS: Final = {

@@ -39,6 +39,15 @@ def inspect(
     recipe: Annotated[str | None, typer.Option(help="Recipe of the service; its default one without.")] = None,
     station: Annotated[str | None, typer.Option(help="Station to record.")] = None,
     lot: Annotated[str | None, typer.Option(help="Lot to record.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="ATSNET_API_KEY", help="Key that the service asks for.", show_envvar=True)
+    ] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Certificates that an https service's is signed by.")
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Certificate of this client, with its private key.")
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object a file, each on a line of its own.")
     ] = False,
@@ -49,6 +58,7 @@ def inspect(
     that cannot be read is not evaluated; the others are inspected nevertheless.
     """
     from cli.inspection import ServiceInspector, open_bundle
+    from service.client import Tls
 
     if local and (recipe or station or lot):
         raise typer.BadParameter(
@@ -61,7 +71,8 @@ def inspect(
     if local:
         inspector = open_bundle(bundle or _DEFAULT_BUNDLE)
     else:
-        inspector = ServiceInspector(url, recipe=recipe, station=station, lot=lot)
+        tls = Tls(ca=tls_ca, certificate=tls_certificate)
+        inspector = ServiceInspector(url, recipe=recipe, station=station, lot=lot, api_key=api_key, tls=tls)
     done: list[Inspected] = []
     try:
         with inspector:

@@ -1,6 +1,5 @@
 """The two ways of `atsnet inspect` to a verdict: a service over HTTP, or a bundle in this process."""
 
-import base64
 import time
 from pathlib import Path
 from types import TracebackType
@@ -8,12 +7,12 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from service.client import Client, InspectionError
-from service.fields import Fields
+from service.client import InspectionClient, ProblemError, Retries, Tls
+from service.picture import measure
 from service.preparation import prepare
 from service.recipes import default_recipe
 from service.reply import Region
-from service.submission import Submission, elapsed_ms
+from service.submission import elapsed_ms
 from service.verdict import NotFiniteError, find_regions, judge
 
 if TYPE_CHECKING:
@@ -22,9 +21,8 @@ if TYPE_CHECKING:
 
 _OF_THE_IMAGE: Final = frozenset({10, 11, 12, 41, 50})
 """Codes of the contract after which the next image may fare better; the others refuse every image alike."""
-_BUSY: Final = 40
-_PATIENCE: Final = 5
-"""Times that a busy service is asked again."""
+_PATIENCE: Final = Retries(most=5)
+"""Whoever sits at a terminal wants to know soon that there is no service."""
 
 
 class Inspected(BaseModel):
@@ -64,39 +62,41 @@ class Inspector(Protocol):
 class ServiceInspector:
     """Posts images to a service."""
 
-    def __init__(self, url: str, *, recipe: str | None, station: str | None, lot: str | None) -> None:
-        self._client = Client(url)
+    def __init__(
+        self,
+        url: str,
+        *,
+        recipe: str | None,
+        station: str | None,
+        lot: str | None,
+        api_key: str | None = None,
+        tls: Tls | None = None,
+    ) -> None:
+        self._client = InspectionClient(url, retries=_PATIENCE, api_key=api_key, tls=tls or Tls())
         self._recipe, self._station, self._lot = recipe, station, lot
 
     def inspect(self, file: str, image: bytes, *, overlay: bool) -> tuple[Inspected, bytes | None]:
         """See `Inspector`."""
-        for attempt in range(_PATIENCE + 1):
-            try:
-                reply = self._client.inspect(
-                    image,
-                    recipe=self._recipe,
-                    station=self._station,
-                    lot=self._lot,
-                    heatmap="overlay" if overlay else "none",
-                )
-                break
-            except InspectionError as error:
-                if error.problem.code in _OF_THE_IMAGE:
-                    return Inspected(file=file, verdict="not_evaluated", error=str(error)), None
-                if error.problem.code != _BUSY or error.retry_after_s is None or attempt == _PATIENCE:
-                    raise
-                time.sleep(error.retry_after_s)
+        heatmap: Literal["overlay", "none"] = "overlay" if overlay else "none"
+        try:
+            verdict = self._client.inspect(
+                image, recipe=self._recipe, station=self._station, lot=self._lot, heatmap=heatmap
+            )
+        except ProblemError as error:
+            if error.code in _OF_THE_IMAGE:
+                return Inspected(file=file, verdict="not_evaluated", error=str(error)), None
+            raise
         inspected = Inspected(
             file=file,
-            verdict=reply.verdict,
-            score=reply.score,
-            threshold=reply.threshold,
-            regions=reply.regions,
-            ms=reply.ms,
-            model=f"{reply.model}/{reply.model_version}",
-            id=reply.id,
+            verdict=verdict.verdict,
+            score=verdict.score,
+            threshold=verdict.threshold,
+            regions=verdict.regions,
+            ms=verdict.ms,
+            model=f"{verdict.model}/{verdict.model_version}",
+            id=verdict.id,
         )
-        return inspected, None if reply.heatmap is None else base64.b64decode(reply.heatmap)
+        return inspected, verdict.picture
 
     def __enter__(self) -> Self:
         return self
@@ -122,9 +122,9 @@ class LocalInspector:
         from service.heatmap import overlay_png
 
         manifest, arrival = self._bundle.manifest, time.monotonic()
-        submission = Submission(image, Fields(), arrival, deadline=float("inf"))
         try:
-            prepared = prepare(submission, self._recipe, manifest.input, DEFAULT_MAX_PIXELS)
+            measured = measure(image, None, DEFAULT_MAX_PIXELS)
+            prepared = prepare(measured, self._recipe, manifest.input)
             scores, maps = self._runtime.run(prepared.frame.pixels[np.newaxis])
             judgement = judge(float(scores[0]), manifest.calibration.score_threshold, self._recipe)
             regions = find_regions(maps[0], prepared.frame.placement, manifest.input)
@@ -139,7 +139,7 @@ class LocalInspector:
             ms=elapsed_ms(arrival),
             model=f"{manifest.name}/{manifest.version}",
         )
-        picture = overlay_png(prepared.image, maps[0], prepared.frame.placement, manifest.input) if overlay else None
+        picture = overlay_png(measured.decode(), maps[0], prepared.frame.placement, manifest.input) if overlay else None
         return inspected, picture
 
     def __enter__(self) -> Self:

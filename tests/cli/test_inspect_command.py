@@ -1,6 +1,8 @@
 import json
 import shutil
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -8,10 +10,8 @@ import pytest
 from invoking import atsnet
 
 from cli.inspection import ServiceInspector
-from service.client import Client, InspectionError
+from service.client import BusyError, NotEvaluated
 from service.examples import PROBLEMS, REPLY
-from service.problems import ProblemDocument
-from service.reply import Reply
 
 
 @pytest.fixture
@@ -85,27 +85,72 @@ def test_no_service(good: Path) -> None:
 
 
 def test_busy_service_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    busy = InspectionError(ProblemDocument.model_validate(PROBLEMS["overloaded"]), retry_after_s=0)
-    answers = [busy, busy, Reply.model_validate(REPLY)]
-    monkeypatch.setattr(Client, "inspect", lambda *_, **__: _raise_or_return(answers.pop(0)))
-    with ServiceInspector("http://station", recipe=None, station=None, lot=None) as inspector:
+    busy, verdict = PROBLEMS["overloaded"], REPLY
+    answers = [(429, busy), (429, busy), (200, verdict | {"trigger": None, "serial": None})]
+    with service_of(monkeypatch, answers) as inspector:
         inspected, _ = inspector.inspect("a.png", b"...", overlay=False)
     assert (inspected.verdict, inspected.score) == ("fail", REPLY["score"])
+    assert answers == []
 
 
 def test_service_that_stays_busy_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    busy = InspectionError(ProblemDocument.model_validate(PROBLEMS["overloaded"]), retry_after_s=0)
-    monkeypatch.setattr(Client, "inspect", lambda *_, **__: _raise_or_return(busy))
     with (
-        ServiceInspector("http://station", recipe=None, station=None, lot=None) as inspector,
-        pytest.raises(InspectionError, match="limit"),
+        service_of(monkeypatch, [(429, PROBLEMS["overloaded"])] * 6) as inspector,
+        pytest.raises(BusyError, match=r"limit.*asked 6 times"),
     ):
         inspector.inspect("a.png", b"...", overlay=False)
 
 
-def _raise_or_return(answer: Reply | Exception) -> Reply:
-    if isinstance(answer, Exception):
-        raise answer
+@pytest.mark.parametrize("name", ["text", "too many pixels", "tiny image", "deadline passed", "engine failed"])
+def test_problem_of_one_image_is_no_problem_of_the_next(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    problem = PROBLEMS[name]
+    with service_of(monkeypatch, [(problem["status"], problem)]) as inspector:
+        inspected, picture = inspector.inspect("a.png", b"...", overlay=True)
+    assert (inspected.verdict, inspected.score, picture) == ("not_evaluated", None, None)
+    assert problem["detail"] in str(inspected.error)
+
+
+def test_unclear_answer_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    with service_of(monkeypatch, [(200, {"result": 1})]) as inspector, pytest.raises(NotEvaluated):
+        inspector.inspect("a.png", b"...", overlay=False)
+
+
+@pytest.mark.parametrize("key", ["of the environment", None])
+def test_api_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, good: Path, key: str | None) -> None:
+    sent: list[str | None] = []
+
+    def answer(self: httpx.MockTransport, request: httpx.Request) -> httpx.Response:  # noqa: ARG001
+        sent.append(request.headers.get("Authorization"))
+        return httpx.Response(422, json=PROBLEMS["tiny image"])
+
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", as_coroutine(answer))
+    if key is not None:
+        monkeypatch.setenv("ATSNET_API_KEY", key)
+    assert atsnet("inspect", good, "--url", "http://station").exit_code == 10
+    assert sent == [None if key is None else f"Bearer {key}"]
+
+
+def test_certificate_that_is_missing(good: Path, tmp_path: Path) -> None:
+    result = atsnet("inspect", good, "--url", "https://station", "--tls-ca", tmp_path / "none.pem")
+    assert result.exit_code == 6
+    assert "none.pem" in result.stderr
+
+
+def service_of(monkeypatch: pytest.MonkeyPatch, answers: list[tuple[int, dict[str, Any]]]) -> ServiceInspector:
+    """An inspector whose service gives these answers, one a request."""
+
+    def answer(self: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:  # noqa: ARG001
+        status, body = answers.pop(0)
+        return httpx.Response(status, json=body, headers={"Retry-After": "0"})
+
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", as_coroutine(answer))
+    return ServiceInspector("http://station", recipe=None, station="s1", lot="L7")
+
+
+def as_coroutine(function: Callable[..., httpx.Response]) -> Callable[..., Awaitable[httpx.Response]]:
+    async def answer(*arguments: Any) -> httpx.Response:
+        return function(*arguments)
+
     return answer
 
 
