@@ -1,14 +1,15 @@
 """Bounded queue and greedy batches between the requests and the runtime.
 
 There is no batching timer: a lone frame leaves at once, and a batch is what arrived while the last one ran. All
-state belongs to the event loop; only the runtime's own call leaves it, to one thread a lane. `Scheduler.submit` is the
-whole of what the rest of the service knows, so an engine in another process can take its place.
+state belongs to the event loop; only the runtime's own call leaves it, to one thread a lane, with one hand-off a batch
+there and one back.
 """
 
 import asyncio
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,12 +49,21 @@ class Scored:
     inference_s: float
 
 
+_Answer = tuple[Float32Array, Float32Array]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
     frame: UInt8Array
     deadline: float
     submitted: float
     answer: asyncio.Future[Scored]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Batch:
+    jobs: list[_Job]
+    started: float
 
 
 class Scheduler:
@@ -70,16 +80,16 @@ class Scheduler:
         self._runtime = runtime
         self._queue_size = queue_size
         self._on_batch = on_batch
-        self._lane_count = description.lanes
         self._max_batch = description.max_batch
         # Insertion-ordered, and a request that gives up leaves from the middle at once.
         self._waiting: dict[_Job, None] = {}
-        self._running: set[_Job] = set()
-        self._calls: list[float] = []
+        self._running: set[_Batch] = set()
         self._idle_lanes = description.lanes
-        self._arrived = asyncio.Condition()
-        self._lanes: list[asyncio.Task[None]] = []
-        self._threads = ThreadPoolExecutor(description.lanes, thread_name_prefix="lane")
+        self._lanes = [
+            threading.Thread(target=self._run_lane, name=f"lane-{n}", daemon=True) for n in range(description.lanes)
+        ]
+        self._handed_over: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._dispatching = False
         self._closed = False
 
     @property
@@ -90,11 +100,15 @@ class Scheduler:
     @property
     def longest_call_s(self) -> float:
         """How long the oldest call of the runtime that has not returned has taken so far; 0 when none runs."""
-        return time.monotonic() - min(self._calls) if self._calls else 0.0
+        return time.monotonic() - min(batch.started for batch in self._running) if self._running else 0.0
 
     def start(self) -> None:
-        """Start the lanes on the running event loop."""
-        self._lanes = [asyncio.create_task(self._run_lane(), name=f"lane-{n}") for n in range(self._lane_count)]
+        """Start the lanes; from here on everything happens on the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        for lane in self._lanes:
+            lane.start()
 
     async def submit(self, frame: UInt8Array, deadline: float) -> Scored:
         """Queue one frame, `uint8 [H, W, C]`, and wait for its answer.
@@ -115,11 +129,13 @@ class Scheduler:
         # A burst is there before the idle lanes have taken any of it.
         if len(self._waiting) >= self._queue_size + self._idle_lanes * self._max_batch:
             raise QueueFullError(f"{len(self._waiting)} inspections are waiting already")
-        job = _Job(frame, deadline, time.monotonic(), asyncio.get_running_loop().create_future())
+        job = _Job(frame, deadline, time.monotonic(), self._loop.create_future())
         self._waiting[job] = None
+        if self._idle_lanes and not self._dispatching:
+            # At the end of this turn of the event loop: what arrives in one turn goes into one batch.
+            self._dispatching = True
+            self._loop.call_soon(self._dispatch)
         try:
-            async with self._arrived:
-                self._arrived.notify()
             return await job.answer
         finally:
             self._waiting.pop(job, None)
@@ -129,15 +145,14 @@ class Scheduler:
 
     def abandon(self) -> None:
         """Refuse further frames and give up those that wait and those whose batch still runs."""
-        self._refuse([*self._waiting, *self._running])
+        self._refuse([*self._waiting, *(job for batch in self._running for job in batch.jobs)])
 
     async def close(self) -> None:
         """Refuse further frames, give up those that wait, let running batches end, stop the lanes."""
         self._refuse(self._waiting)
-        async with self._arrived:
-            self._arrived.notify_all()
-        await asyncio.gather(*self._lanes)
-        self._threads.shutdown()
+        await self._quiet.wait()
+        for _ in self._lanes:
+            self._handed_over.put(None)
 
     def _refuse(self, jobs: Iterable[_Job]) -> None:
         self._closed = True
@@ -145,20 +160,23 @@ class Scheduler:
             _fail(job, SchedulerClosedError("the service shut down before the image was inspected"))
         self._waiting.clear()
 
-    async def _run_lane(self) -> None:
-        while True:
-            async with self._arrived:
-                await self._arrived.wait_for(lambda: self._waiting or self._closed)
-            if self._closed:
-                return
-            batch = self._take_batch()
-            if batch:
-                await self._compute(batch)
+    def _dispatch(self) -> None:
+        """Hand batches to the idle lanes."""
+        self._dispatching = False
+        while self._idle_lanes and self._waiting:
+            jobs = self._take_jobs()
+            if jobs:
+                batch = _Batch(jobs, time.monotonic())
+                self._idle_lanes -= 1
+                self._running.add(batch)
+                self._quiet.clear()
+                self._handed_over.put(batch)
+                self._on_batch(len(jobs))
 
-    def _take_batch(self) -> list[_Job]:
+    def _take_jobs(self) -> list[_Job]:
         now = time.monotonic()
-        batch: list[_Job] = []
-        while self._waiting and len(batch) < self._max_batch:
+        jobs: list[_Job] = []
+        while self._waiting and len(jobs) < self._max_batch:
             job = next(iter(self._waiting))
             del self._waiting[job]
             if job.answer.done():
@@ -166,40 +184,43 @@ class Scheduler:
             if job.deadline <= now:
                 job.answer.set_exception(DeadlinePassedError("the deadline passed while the image waited for its turn"))
                 continue
-            batch.append(job)
-        return batch
+            jobs.append(job)
+        return jobs
 
-    async def _compute(self, batch: Sequence[_Job]) -> None:
-        self._on_batch(len(batch))
-        self._running.update(batch)
-        self._idle_lanes -= 1
-        started = time.monotonic()
-        self._calls.append(started)
-        try:
-            scores, maps = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._run, [job.frame for job in batch]
-            )
-        except Exception as error:  # whatever a runtime raises must answer these requests and spare the next ones
-            log.exception("engine_failed", batch=len(batch))
-            for job in batch:
-                _fail(job, EngineError(f"the engine failed: {type(error).__name__}"))
-            return
-        finally:
-            self._running.difference_update(batch)
-            self._calls.remove(started)
-            self._idle_lanes += 1
-        inference_s = time.monotonic() - started
-        for job, score, anomaly_map in zip(batch, scores, maps, strict=True):
-            if not job.answer.done():
-                job.answer.set_result(Scored(float(score), anomaly_map, started - job.submitted, inference_s))
+    def _run_lane(self) -> None:
+        while (batch := self._handed_over.get()) is not None:
+            try:
+                answer: _Answer | Exception = self._run([job.frame for job in batch.jobs])
+            except Exception as error:  # whatever a runtime raises must answer these requests and spare the next ones
+                answer = error
+            self._loop.call_soon_threadsafe(self._finish, batch, answer)
+            del batch, answer  # frames and maps must not stay while this lane waits
 
-    def _run(self, frames: Sequence[UInt8Array]) -> tuple[Float32Array, Float32Array]:
-        scores, maps = self._runtime.run(np.stack(frames))
+    def _run(self, frames: Sequence[UInt8Array]) -> _Answer:
+        scores, maps = self._runtime.run(np.stack(frames) if len(frames) > 1 else frames[0][np.newaxis])
         if scores.shape != (len(frames),) or maps.ndim != 3 or len(maps) != len(frames):
             raise ValueError(
                 f"the runtime answered scores {scores.shape} and maps {maps.shape} to {len(frames)} frames"
             )
         return scores, maps
+
+    def _finish(self, batch: _Batch, answer: _Answer | Exception) -> None:
+        """Take a batch back from its lane, and give the lane the next one first."""
+        inference_s = time.monotonic() - batch.started
+        self._running.remove(batch)
+        self._idle_lanes += 1
+        self._dispatch()
+        if not self._running:
+            self._quiet.set()
+        if isinstance(answer, Exception):
+            log.error("engine_failed", batch=len(batch.jobs), exc_info=answer)
+            for job in batch.jobs:
+                _fail(job, EngineError(f"the engine failed: {type(answer).__name__}"))
+            return
+        scores, maps = answer
+        for job, score, anomaly_map in zip(batch.jobs, scores.tolist(), maps, strict=True):
+            if not job.answer.done():
+                job.answer.set_result(Scored(score, anomaly_map, batch.started - job.submitted, inference_s))
 
 
 def _fail(job: _Job, error: EngineError) -> None:

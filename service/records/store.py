@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
 from sqlalchemy import ColumnElement, Engine, create_engine, event, select
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -87,9 +88,13 @@ class RecordStore(RecordReader):
 
 def _open_sqlite(path: Path) -> Engine:
     path.parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(f"sqlite:///{path}")
+    engine = create_engine(f"sqlite:///{path}", json_serializer=_to_json, json_deserializer=orjson.loads)
     event.listen(engine, "connect", _configure)
     return engine
+
+
+def _to_json(value: Any) -> str:
+    return orjson.dumps(value).decode()
 
 
 def _configure(connection: sqlite3.Connection, _: Any) -> None:

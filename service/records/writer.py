@@ -30,20 +30,7 @@ class DuplicateKeyError(Exception):
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pending:
     inspection: Inspection
-    loop: asyncio.AbstractEventLoop
     written: asyncio.Future[None]
-
-    def settle(self, error: Exception | None) -> None:
-        """Tell the waiting request, from the writer's thread."""
-        self.loop.call_soon_threadsafe(self._settle, error)
-
-    def _settle(self, error: Exception | None) -> None:
-        if self.written.done():
-            return
-        if error is None:
-            self.written.set_result(None)
-        else:
-            self.written.set_exception(error)
 
 
 class RecordWriter:
@@ -63,7 +50,7 @@ class RecordWriter:
             RecordError: The database refused.
         """
         loop = asyncio.get_running_loop()
-        pending = _Pending(inspection, loop, loop.create_future())
+        pending = _Pending(inspection, loop.create_future())
         self._pending.put(pending)
         await pending.written
 
@@ -92,7 +79,7 @@ class RecordWriter:
                 connection.execute(insert(inspections), [to_row(pending.inspection) for pending in group])
         except IntegrityError as error:
             if len(group) == 1:
-                group[0].settle(DuplicateKeyError(str(error.orig)))
+                _settle(group, DuplicateKeyError(str(error.orig)))
                 return
             # One duplicate must not take its neighbours' records with it.
             for pending in group:
@@ -100,8 +87,24 @@ class RecordWriter:
         except Exception as error:  # the thread must outlive any failure, or every later request would hang
             log.exception("records_not_written", count=len(group))
             reason = str(error.__cause__ or error) if isinstance(error, SQLAlchemyError) else type(error).__name__
-            for pending in group:
-                pending.settle(RecordError(f"the record could not be written: {reason}"))
+            _settle(group, RecordError(f"the record could not be written: {reason}"))
         else:
-            for pending in group:
-                pending.settle(None)
+            _settle(group, None)
+
+
+def _settle(group: Sequence[_Pending], error: Exception | None) -> None:
+    """Tell the waiting requests, from the writer's thread: one call for all of an event loop, they wake it up."""
+    loops = {pending.written.get_loop() for pending in group}
+    for loop in loops:
+        told = [pending.written for pending in group if pending.written.get_loop() is loop]
+        loop.call_soon_threadsafe(_tell, told, error)
+
+
+def _tell(written: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
+    for future in written:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
