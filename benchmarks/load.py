@@ -14,9 +14,10 @@ _SCRIPT: Final = Path(__file__).with_name("post.lua")
 _MARK: Final = "RESULT "
 _TIMEOUT_S: Final = 10
 _LEAST_CONNECTIONS: Final = 32
-_MOST_CONNECTIONS: Final = 512
-_LONGEST_PAUSE_S: Final = 0.4
-"""On average; servers close connections that say nothing for seconds."""
+_MOST_CONNECTIONS: Final = 128
+_LONGEST_PAUSE_S: Final = 1.5
+_SHORTEST_PAUSE_S: Final = 0.001
+_TRIAL_S: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +52,31 @@ def closed_loop(url: str, images: Sequence[Path], clients: int, seconds: float) 
     return _run(url, images, clients, seconds, pause_ms=0)
 
 
-def open_loop(url: str, images: Sequence[Path], rate: float, seconds: float, answer_s: float) -> Load:
-    """Images come at random, `rate` a second on average, whether earlier ones are answered or not.
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often images come: from many connections, each of which pauses at random after its last answer.
 
-    Each of many connections (at least 32) pauses for an exponential time after its last answer: together, arrivals
-    of a Poisson process. Only an image whose connection still waits for an answer is late itself.
-
-    Args:
-        url: Where to post.
-        images: Files, in turn.
-        rate: Arrivals a second.
-        seconds: Length of the measurement.
-        answer_s: About how long an answer takes; pauses are that much shorter.
+    The pauses are exponential, so that together they are arrivals of a Poisson process. Only an image whose own
+    connection still waits for an answer is late itself.
     """
+
+    connections: int
+    pause_s: float
+    """On average; none is longer than 4 s, for servers close connections that say nothing."""
+
+
+def find_pace(url: str, images: Sequence[Path], rate: float) -> Pace:
+    """A pace of `rate` images a second, found by trying one for a short while: a warm-up as well."""
     connections = round(min(_MOST_CONNECTIONS, max(_LEAST_CONNECTIONS, rate * _LONGEST_PAUSE_S)))
-    pause_s = max(0.001, connections / rate - answer_s)
-    return _run(url, images, connections, seconds, pause_ms=1e3 * pause_s)
+    pause_s = connections / rate
+    tried = open_loop(url, images, Pace(connections, pause_s), _TRIAL_S)
+    answer_s = max(0.0, connections * tried.seconds / max(1, tried.requests) - pause_s)
+    return Pace(connections, max(_SHORTEST_PAUSE_S, pause_s - answer_s))
+
+
+def open_loop(url: str, images: Sequence[Path], pace: Pace, seconds: float) -> Load:
+    """Images come at a pace, whether earlier ones are answered or not."""
+    return _run(url, images, pace.connections, seconds, pause_ms=1e3 * pace.pause_s)
 
 
 def parse_result(output: str, generator_cpu_s: float) -> Load:

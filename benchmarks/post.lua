@@ -12,9 +12,9 @@ function init(arguments)
     file:close()
   end
   if mean_pause > 0 then
-    -- Exponential pauses on many connections: arrivals of a Poisson process.
+    -- Exponential pauses on many connections: arrivals of a Poisson process. Servers close connections after 5 s.
     function delay()
-      return math.floor(0.5 - math.log(1 - math.random()) * mean_pause)
+      return math.min(4000, math.floor(0.5 - math.log(1 - math.random()) * mean_pause))
     end
   end
 end

@@ -20,7 +20,7 @@ class ProcessStat:
     """One process, by `/proc/<pid>/stat`."""
 
     state: str
-    session: int
+    parent: int
     cpu_s: float
     """User and system time, of ended children that were waited for as well."""
     rss_bytes: int
@@ -31,14 +31,17 @@ def parse_stat(text: str) -> ProcessStat:
     fields = text.rpartition(")")[2].split()
     return ProcessStat(
         state=fields[0],
-        session=int(fields[3]),
+        parent=int(fields[1]),
         cpu_s=sum(int(field) for field in fields[11:15]) / _TICKS,
         rss_bytes=int(fields[21]) * _PAGE,
     )
 
 
 class Program:
-    """A program in a session of its own, to which all the processes that it starts belong.
+    """A program and all the processes that it starts.
+
+    They stay in this process's session: Linux shares processors between sessions first (autogroup), and what is
+    compared must have the same share.
 
     Args:
         command: Program and arguments.
@@ -55,7 +58,6 @@ class Program:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment},
-                start_new_session=True,
             )
 
     @property
@@ -73,22 +75,39 @@ class Program:
 
     def stop(self) -> None:
         """Ask it to end, then end what is left of it."""
+        started = set(self._stats())
         self._process.terminate()
         limit = time.monotonic() + _STOP_S
-        while self._stats() and time.monotonic() < limit:
+        while left := started & set(_running()):
+            if time.monotonic() > limit:
+                for pid in left:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
             self._process.poll()
             time.sleep(0.05)
-        for pid in self._stats():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
         self._process.wait()
 
     def _stats(self) -> dict[int, ProcessStat]:
-        """Its processes that still run, by process id."""
-        found = {}
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            with suppress(OSError):  # it has ended meanwhile
-                stat = parse_stat(path.read_text())
-                if stat.session == self._process.pid and stat.state != "Z":
-                    found[int(path.parent.name)] = stat
-        return found
+        """Its processes that run, by process id."""
+        running = _running()
+        return {pid: running[pid] for pid in descendants(running, self._process.pid) if pid in running}
+
+
+def descendants(running: Mapping[int, ProcessStat], root: int) -> set[int]:
+    """Process ids of `root`, of what it started, of what that started, and so on."""
+    found, newest = {root}, {root}
+    while newest:
+        newest = {pid for pid, stat in running.items() if stat.parent in newest} - found
+        found |= newest
+    return found
+
+
+def _running() -> dict[int, ProcessStat]:
+    """Every process of the machine that has not ended, by process id."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            stat = parse_stat(path.read_text())
+            if stat.state != "Z":
+                found[int(path.parent.name)] = stat
+    return found

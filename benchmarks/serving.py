@@ -21,7 +21,7 @@ import orjson
 
 from benchmarks.contestants.inspecting import Options
 from benchmarks.contestants.line_up import Contestant, check_answers, run_bare
-from benchmarks.load import Load, closed_loop, find_wrk, open_loop
+from benchmarks.load import Load, closed_loop, find_pace, find_wrk, open_loop
 from benchmarks.processes import Program
 from benchmarks.serving_report import BARE, LITSERVE, Figures, draw, median_of, print_criteria, print_table
 from benchmarks.tiny_bundle import NAME, write_tiny_bundle
@@ -164,9 +164,9 @@ def _measure(contestant: Contestant, bundle: Bundle, options: argparse.Namespace
             found.append(bill.figures(contestant.name, _clients(clients), load))
         best = max(found, key=lambda figures: figures.rate)
         for share in options.shares:
-            rate = share * best.rate
+            pace = find_pace(url, images, share * best.rate)
             with _Bill(program) as bill:
-                load = open_loop(url, images, rate, options.seconds, found[0].p50_ms / 1e3)
+                load = open_loop(url, images, pace, options.seconds)
             found.append(bill.figures(contestant.name, f"{share:.0%} of its peak", load))
     return found
 
