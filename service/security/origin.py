@@ -19,7 +19,7 @@ def check_origin(origin: bytes, host: bytes | None) -> None:
         Problem: Code 30, status 403.
     """
     _, separator, authority = origin.lower().partition(b"://")
-    if not separator or host is None or authority != host.lower():
+    if not separator or not host or authority != host.lower():
         raise Problem(FORBIDDEN, f"pages of {_shown(origin)} may not use this service")
 
 

@@ -14,7 +14,7 @@ _SECRET_NAMES: Final = frozenset(
 
 _KEY: Final = re.compile(r"(atsnet_[0-9a-f]{16}_)[A-Za-z0-9_-]+")
 """One of our keys; its id stays readable, since that is how to find whose it is."""
-_CREDENTIALS: Final = re.compile(r"(?i)\b(bearer|basic)(\s+|%20)(?!realm=|\[)[A-Za-z0-9._~+/=-]{8,}")
+_CREDENTIALS: Final = re.compile(r"(?i)\b(bearer|authorization: *basic)\s+(?!realm=)[A-Za-z0-9._~+/=-]{8,}")
 
 
 def hide_fields(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

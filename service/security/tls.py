@@ -75,7 +75,7 @@ def _server_context(certificate: Path, key: Path | None, password: str | None) -
             raise TlsError(f"{key or certificate}: the password of the key is wrong or missing") from error
         if error.reason == "KEY_VALUES_MISMATCH":
             raise TlsError(f"{where}: the key is not that of the certificate") from error
-        raise TlsError(f"{where}: not a PEM certificate and its key ({error.reason or error})") from error
+        raise TlsError(f"{where}: not a PEM certificate and its key") from error
     return context
 
 
@@ -123,7 +123,7 @@ def _check_authorities(authorities: Path) -> None:
     try:
         context.load_verify_locations(authorities)
     except ssl.SSLError as error:
-        raise TlsError(f"{authorities}: not PEM certificates ({error.reason or error})") from error
+        raise TlsError(f"{authorities}: not PEM certificates") from error
     now = datetime.now(UTC).timestamp()
     found = context.get_ca_certs()
     if not found:
