@@ -4,7 +4,9 @@ import subprocess
 import sys
 import typing
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from serving import DEFECTIVE, GOOD, Line, defective_image
 
@@ -31,7 +33,7 @@ from service.problems import KINDS
 from service.problems import ProblemDocument as ServedProblem
 from service.runtimes.fake import FakeRuntime
 
-PART = {"station": "s1", "serial": "A1"}
+PART: dict[str, typing.Any] = {"station": "s1", "serial": "A1"}
 WAYS = typing.get_args(FieldsAs)
 PIXELS = defective_image()
 
@@ -128,6 +130,27 @@ def test_same_part_is_replayed_even_by_another_client(client: InspectionClient, 
     assert (caught.value.code, caught.value.status) == (21, 409)
 
 
+class LosesTheFirstAnswer(httpx.AsyncHTTPTransport):
+    lost: int = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        if not self.lost:
+            self.lost = len(await response.aread())
+            await response.aclose()
+            raise httpx.ReadError("reset")
+        return response
+
+
+@pytest.mark.parametrize("fields", [{}, {**PART, "trigger": 5}], ids=["key", "part"])
+def test_lost_answer_is_replayed(line: Line, runtime: FakeRuntime, fields: dict[str, typing.Any]) -> None:
+    before = len(runtime.batches)
+    with InspectionClient(line.url, transport=LosesTheFirstAnswer(), retries=Retries(first_pause_s=0.001)) as client:
+        verdict = client.inspect(GOOD, **fields)
+    assert (verdict.passed, verdict.replayed) == (True, True)
+    assert len(runtime.batches) == before + 1
+
+
 def test_calls_without_a_key_are_inspections_of_their_own(client: InspectionClient) -> None:
     assert client.inspect(GOOD, **PART).id != client.inspect(GOOD, **PART).id
 
@@ -180,6 +203,12 @@ def test_asynchronous_client_inspects_at_once(line: Line) -> None:
             assert (await client.readyz()) == (await client.wait_until_ready(5))
 
     asyncio.run(scenario())
+
+
+def test_synchronous_client_is_for_many_threads(line: Line) -> None:
+    with InspectionClient(line.url) as client, ThreadPoolExecutor(8) as pool:
+        verdicts = pool.map(lambda number: client.inspect(GOOD, trigger=number), range(24))
+        assert [verdict.trigger for verdict in verdicts] == list(range(24))
 
 
 def test_closed_client_says_so(line: Line) -> None:

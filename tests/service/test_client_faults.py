@@ -258,12 +258,12 @@ def test_what_is_no_address_is_named(url: str) -> None:
     assert f"{url} is no address" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["ca", "certificate"])
+@pytest.mark.parametrize("name", ["missing.pem", "empty.pem"])
 def test_certificate_that_cannot_be_used(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty.pem").touch()
-    for file in ("missing.pem", "empty.pem"):
+    for tls in (Tls(ca=tmp_path / name), Tls(certificate=tmp_path / name)):
         with pytest.raises(ServiceError, match="cannot be used"):
-            InspectionClient("https://station", tls=Tls(**{name: tmp_path / file}))
+            InspectionClient("https://station", tls=tls)
 
 
 # From here on the network is real, and the server is not even one of HTTP.
