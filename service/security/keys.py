@@ -117,8 +117,7 @@ class KeyRing:
         if len(key) > _LONGEST:
             raise Unknown(_NOT_KNOWN)
         known = self._known.get(key[_ID], _NOBODY)
-        right = hmac.compare_digest(_digest(key, known.salt), known.digest)
-        if not right or known is _NOBODY:
+        if not hmac.compare_digest(_digest(key, known.salt), known.digest):
             raise Unknown(_NOT_KNOWN)
         if now >= known.ends:
             raise Unknown(f"the key {known.identity.key_id} of {known.identity.name!r} is expired or revoked")
@@ -134,6 +133,7 @@ def _digest(key: bytes, salt: bytes) -> bytes:
 
 
 _NOBODY: Final = _Known(Identity("nobody", Role.ANYONE), bytes(_SALT_BYTES), bytes(32), 0.0)
+"""Stands for ids that are not known: no text is found that has this hash, and it has ended anyway."""
 
 
 def _known(line: KeyLine) -> _Known:

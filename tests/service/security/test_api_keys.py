@@ -60,8 +60,13 @@ def test_what_is_no_key() -> None:
             ring.find(one.encode(), NOW.timestamp())
 
 
+def test_what_is_far_too_long_is_not_even_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("service.security.keys._digest")
+    with pytest.raises(Unknown, match="not known here"):
+        KeyRing([]).find(b"k" * 65_536, NOW.timestamp())
+
+
 def test_nobody_has_no_key() -> None:
-    """Not even one whose hash would be that of the stand-in for unknown ids."""
     for ring in (KeyRing([]), KeyRing([made()[1]])):
         for sent in (b"", bytes(32), b"atsnet_" + bytes(16)):
             with pytest.raises(Unknown):
