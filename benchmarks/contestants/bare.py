@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import orjson
 
-from atsnet.imaging import read_image, to_frame
 from benchmarks.contestants.inspecting import options
+from benchmarks.graph import golden_frames
 from model_export.bundle import load_bundle
 from service.runtimes.choice import make_runtime
 from service.settings import load_settings
@@ -27,10 +27,7 @@ def main() -> None:
     bundle = load_bundle(chosen.weights / chosen.bundle)
     runtime = make_runtime(load_settings(weights=chosen.weights, bundle=chosen.bundle, sessions=chosen.sessions))
     runtime.load(bundle)
-    frames = [
-        to_frame(read_image(bundle.file(sample.image)), bundle.manifest.input).pixels[np.newaxis]
-        for sample in bundle.manifest.golden_samples
-    ]
+    frames = [frame[np.newaxis] for frame in golden_frames(bundle)]
 
     def work(_: int) -> list[float]:
         durations: list[float] = []

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from atsnet.imaging import Float32Array, UInt8Array, decode, to_frame
+from benchmarks.graph import INPUT, OUTPUTS, open_session
 from model_export.bundle import load_bundle
 
 
@@ -52,13 +52,8 @@ class Inspection:
     def __init__(self, chosen: Options) -> None:
         bundle = load_bundle(chosen.weights / chosen.bundle)
         self._manifest = bundle.manifest
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         precision: Any = os.environ.get("ATSNET_PRECISION", "float32")
-        self._session = onnxruntime.InferenceSession(
-            bundle.graph(precision), settings, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_session(bundle.graph(precision))
 
     def frame(self, data: bytes) -> UInt8Array:
         """The frame of an image file, `uint8 [H, W, C]`."""
@@ -66,7 +61,7 @@ class Inspection:
 
     def scores(self, frames: UInt8Array) -> Float32Array:
         """Raw scores of `uint8 [N, H, W, C]`; the anomaly maps are computed too."""
-        scores, _ = self._session.run(["score", "anomaly_map"], {"images": frames})
+        scores, _ = self._session.run(OUTPUTS, {INPUT: frames})
         return np.asarray(scores, np.float32)
 
     def reply(self, score: float) -> dict[str, float | str]:
