@@ -12,7 +12,6 @@ from typing import Final
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-_STOP_S: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +72,11 @@ class Program:
         """Resident memory of all its processes; pages that several share are counted for each."""
         return sum(stat.rss_bytes for stat in self._stats().values())
 
-    def stop(self) -> None:
-        """Ask it to end, then end what is left of it."""
+    def stop(self, grace_s: float = 10.0) -> None:
+        """Ask it to end, and after a while end what is left of it."""
         started = set(self._stats())
         self._process.terminate()
-        limit = time.monotonic() + _STOP_S
+        limit = time.monotonic() + grace_s
         while left := started & set(_running()):
             if time.monotonic() > limit:
                 for pid in left:

@@ -120,16 +120,26 @@ def draw(figures: Sequence[Figures], path: Path, title: str) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = (("requests/s", "rate"), ("p50, ms", "p50_ms"), ("p99, ms", "p99_ms"), ("CPU, ms a request", "cpu_ms"))
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4), layout="constrained")
-    for name in dict.fromkeys(line.contestant for line in figures):
-        closed = [line for line in figures if line.contestant == name and "client" in line.load]
-        clients = [int(line.load.split()[0]) for line in closed]
-        for axis, (label, attribute) in zip(axes, panels, strict=True):
-            axis.plot(clients, [getattr(line, attribute) for line in closed], marker="o", label=name)
-            axis.set(xlabel="clients", ylabel=label, xscale="log", yscale="log")
-            axis.set_xticks([1, 4, 16, 64], ["1", "4", "16", "64"])
-    axes[0].legend(fontsize="small")
+    panels = (("requests/s", "rate"), ("CPU, ms a request", "cpu_ms"), ("p50, ms", "p50_ms"), ("p99, ms", "p99_ms"))
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    closed = [line for line in figures if line.load.split()[1].startswith("client")]
+    for name in dict.fromkeys(line.contestant for line in closed):
+        lines = [line for line in closed if line.contestant == name]
+        clients = [int(line.load.split()[0]) for line in lines]
+        for axis, (_, attribute) in zip(axes.flat, panels, strict=True):
+            axis.plot(clients, [getattr(line, attribute) for line in lines], marker="o", label=name)
+    ticks = sorted({int(line.load.split()[0]) for line in closed})
+    for axis, (label, attribute) in zip(axes.flat, panels, strict=True):
+        axis.set(xlabel="clients", ylabel=label, xscale="log")
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+        if attribute.startswith("p"):
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter("{x:g}")
+        else:
+            axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.suptitle(f"{title}, closed loop")
     figure.savefig(path, dpi=120)
     plt.close(figure)
