@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, MutableMapping
+from functools import lru_cache
 from typing import Any, Final
 
 HIDDEN: Final = "[hidden]"
@@ -31,11 +32,16 @@ def hide_in_line(_logger: object, _method: str, line: str) -> str:
 
 def hide(text: str) -> str:
     """A text without keys and credentials."""
-    return _CREDENTIALS.sub(rf"\1 {HIDDEN}", _KEY.sub(rf"\1{HIDDEN}", text))
+    if "atsnet_" in text:
+        text = _KEY.sub(rf"\1{HIDDEN}", text)
+    small = text.lower()
+    if "bearer" in small or "basic" in small:
+        text = _CREDENTIALS.sub(rf"\1 {HIDDEN}", text)
+    return text
 
 
 def _without_secrets(name: object, value: Any) -> Any:
-    if _is_secret(name):
+    if isinstance(name, str | bytes) and _is_secret(name):
         return None if value is None else HIDDEN
     if isinstance(value, str):
         return hide(value)
@@ -45,15 +51,15 @@ def _without_secrets(name: object, value: Any) -> Any:
         return {key: _without_secrets(key, item) for key, item in value.items()}
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str | bytes):  # a header
         return (value[0], _without_secrets(value[0], value[1]))
-    if isinstance(value, list | tuple):
-        return type(value)(_without_secrets(None, item) for item in value) if type(value) in {list, tuple} else value
+    if type(value) in {list, tuple}:  # not of their kinds, such as named tuples, which are made in other ways
+        return type(value)(_without_secrets(None, item) for item in value)
     return value
 
 
 _LONGEST_HEADER: Final = 65_536
 
 
-def _is_secret(name: object) -> bool:
-    if isinstance(name, bytes):
-        name = name.decode("latin-1")
-    return isinstance(name, str) and name.lower().replace("_", "-") in _SECRET_NAMES
+@lru_cache(maxsize=1024)
+def _is_secret(name: str | bytes) -> bool:
+    text = name.decode("latin-1") if isinstance(name, bytes) else name
+    return text.lower().replace("_", "-") in _SECRET_NAMES
