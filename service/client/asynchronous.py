@@ -28,7 +28,7 @@ T = TypeVar("T")
 class AsyncInspectionClient:
     """Talks to one service from one event loop; use it as a context manager.
 
-    A call ends with an answer of the service that is beyond doubt, or with a `ServiceError`, and it ends before its
+    A call ends with an answer of the service that is beyond doubt, or with a `ServiceError`, and it ends by its
     deadline. Connections that fail, attempts that take too long, and a service that is busy (429, 503) are tried
     again meanwhile.
 

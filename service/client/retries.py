@@ -52,6 +52,7 @@ class Attempts:
         self._chance = chance
         self._limit_s = limit_s
         self._deadline = clock() + limit_s
+        self._failure: ServiceError | None = None
         self.made = 0
 
     def begin(self) -> float:
@@ -98,6 +99,7 @@ class Attempts:
         error.attempts = self.made
         if not error.again or self.made - 1 == self._retries.most:
             raise error
+        self._failure = error
         doubled: float = self._retries.first_pause_s * 2 ** min(self.made - 1, 30)
         full = min(doubled, self._retries.longest_pause_s)
         jittered = full * (1 + self._chance()) / 2
@@ -108,4 +110,5 @@ class Attempts:
         return pause
 
     def _too_late(self) -> DeadlinePassedError:
-        return DeadlinePassedError(f"no answer within {self._limit_s:g} s", code=41)
+        before = "" if self._failure is None else f"; the attempt before: {self._failure.detail}"
+        return DeadlinePassedError(f"no answer within {self._limit_s:g} s{before}", code=41)

@@ -178,6 +178,20 @@ def test_nobody_listens() -> None:
         ask_over_network(f"http://127.0.0.1:{port}", Retries(most=1, first_pause_s=0.001))
 
 
+def test_name_that_nobody_looks_up_is_cut_by_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_up = threading.Event()
+
+    def look_up(*_: object, **__: object) -> list[object]:
+        assert given_up.wait(30), "the call waited for the name"
+        return []
+
+    with InspectionClient("http://station.invalid") as client:
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        with pytest.raises(DeadlinePassedError):
+            client.inspect(GOOD, deadline_ms=100)
+        given_up.set()
+
+
 def test_cancelled_call_ends(recwarn: pytest.WarningsRecorder) -> None:
     async def scenario() -> None:
         with raw_server(hangs) as url:
