@@ -33,6 +33,7 @@ class Decoding(Protocol):
 
         Raises:
             ImageError: The image cannot be inspected; see `preparation.prepare`.
+            TimeoutError: The deadline passed meanwhile.
         """
 
     async def picture(self, submission: Submission, layout: FrameLayout, anomaly_map: Float32Array) -> str | None:
@@ -64,7 +65,8 @@ class Decoder:
         if measured.width * measured.height <= _SMALL_PIXELS:
             prepared = prepare(measured, recipe, self._geometry)
         else:
-            prepared = await self._in_thread(prepare, measured, recipe, self._geometry)
+            async with asyncio.timeout_at(submission.deadline):
+                prepared = await self._in_thread(prepare, measured, recipe, self._geometry)
         return prepared, elapsed_ms(started)
 
     async def picture(self, submission: Submission, layout: FrameLayout, anomaly_map: Float32Array) -> str | None:

@@ -12,7 +12,7 @@ from model_export.bundle import Bundle
 from service import problems
 from service.archive import Archive, Keepsake
 from service.case import Case
-from service.claims import Claims
+from service.claims import Claims, RecentKeys
 from service.decoding import Decoding
 from service.metrics import Metrics
 from service.preparation import Prepared
@@ -62,6 +62,7 @@ class Inspector:
         self._archive = archive
         self._metrics = metrics
         self._claims = Claims()
+        self._recent = RecentKeys()
 
     async def inspect(self, submission: Submission, client: AbstractAsyncContextManager[None]) -> Reply:
         """Inspect one image, or replay the verdict that the same request got before.
@@ -75,26 +76,56 @@ class Inspector:
             ClientDisconnect: The client left before there was one.
         """
         key = submission.fields.request_key
+        try:
+            if key is None:
+                async with client:
+                    case, outcome = await self._evaluate(submission)
+                return await self._settle(case, outcome)
+            return await self._inspect_once(key, submission, client)
+        except (TimeoutError, DeadlinePassedError):
+            raise late(submission) from None
+        except (ImageError, UnknownRecipeError, QueueFullError, SchedulerClosedError) as error:
+            raise as_problem(error) from error
+
+    async def _inspect_once(self, key: str, submission: Submission, client: AbstractAsyncContextManager[None]) -> Reply:
+        """Inspect what has a key, unless it was before.
+
+        Nearly every key is new, and the records refuse one that is not: only for keys that were recorded lately, and
+        where there will be no verdict, is the look for an earlier one worth its time.
+        """
         async with AsyncExitStack() as held:
-            try:
-                async with asyncio.timeout_at(submission.deadline), client:
-                    await held.enter_async_context(self._claims.hold(key))
-                    earlier = None if key is None else await self._records.find(key)
+            async with asyncio.timeout_at(submission.deadline), client:
+                await held.enter_async_context(self._claims.hold(key))
+                earlier = await self._records.find(key) if key in self._recent else None
+                if earlier is not None:
+                    return await self._replay(earlier, submission)
+                try:
+                    case, outcome = await self._evaluate(submission)
+                except (ImageError, UnknownRecipeError, Problem):
+                    earlier = await self._records.find(key)
+                    if earlier is None:
+                        raise
+                    return await self._replay(earlier, submission)
+                if isinstance(outcome, EngineError):
+                    earlier = await self._records.find(key)
                     if earlier is not None:
                         return await self._replay(earlier, submission)
-                    recipe = self._recipes.get(submission.fields.recipe)
-                    prepared, decode_ms = await self._decoding.prepare(submission, recipe)
-                    outcome = await self._score(prepared, submission.deadline)
-            except (TimeoutError, DeadlinePassedError):
-                raise late(submission) from None
-            except (ImageError, UnknownRecipeError, QueueFullError, SchedulerClosedError) as error:
-                raise as_problem(error) from error
-            # Neither the deadline nor the client's leaving stops what follows: there is an outcome, so it is recorded.
-            case = Case(submission, recipe, prepared, decode_ms, self._bundle)
-            if isinstance(outcome, EngineError):
-                raise await self._failed(case, str(outcome))
-            reply = await self._conclude(case, outcome)
-        check_in_time(submission, reply)
+            reply = await self._settle(case, outcome)
+            self._recent.add(key)
+            return reply
+
+    async def _evaluate(self, submission: Submission) -> tuple[Case, Scored | EngineError]:
+        recipe = self._recipes.get(submission.fields.recipe)
+        prepared, decode_ms = await self._decoding.prepare(submission, recipe)
+        outcome = await self._score(prepared, submission.deadline)
+        return Case(submission, recipe, prepared, decode_ms, self._bundle), outcome
+
+    async def _settle(self, case: Case, outcome: Scored | EngineError) -> Reply:
+        """Judge and record: neither the deadline nor the client's leaving stops it, since there is an outcome."""
+        if isinstance(outcome, EngineError):
+            raise await self._failed(case, str(outcome))
+        reply = await self._conclude(case, outcome)
+        check_in_time(case.submission, reply)
         return reply
 
     async def record_failure(self, submission: Submission, why: str) -> None:

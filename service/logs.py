@@ -2,8 +2,9 @@
 
 import logging
 import sys
-from typing import Literal
+from typing import Any, Literal
 
+import orjson
 import structlog
 
 
@@ -15,20 +16,22 @@ def configure_logs(log_format: Literal["json", "console"], level: str) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        cache_logger_on_first_use=True,
-    )
     # Without local variables: they are whole images here.
     tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-    last: list[structlog.types.Processor] = (
-        [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer()]
-        if log_format == "json"
-        else [
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-        ]
+    json: list[structlog.types.Processor] = [
+        structlog.processors.ExceptionRenderer(tracebacks),
+        structlog.processors.JSONRenderer(_to_json),
+    ]
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    last = json if log_format == "json" else [console]
+    # Our own events do not pass through the standard library, which takes longer than all else that is done with them.
+    structlog.configure(
+        processors=[*shared, *last, _encode],
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -43,3 +46,11 @@ def configure_logs(log_format: Literal["json", "console"], level: str) -> None:
     logging.captureWarnings(True)
     # The start and stop of the server are told by our own events; its warnings and errors still come through.
     logging.getLogger("uvicorn").setLevel(max(root.level, logging.WARNING))
+
+
+def _to_json(event: Any, **_: Any) -> str:
+    return orjson.dumps(event, default=repr).decode()
+
+
+def _encode(_: Any, __: str, line: Any) -> bytes:
+    return str(line).encode("utf-8", "backslashreplace")

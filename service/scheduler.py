@@ -121,7 +121,7 @@ class Scheduler:
 
         Raises:
             QueueFullError: The queue is full; try again later.
-            DeadlinePassedError: It waited too long.
+            DeadlinePassedError: There was no answer by then; a batch that already runs is not interrupted.
             EngineError: The runtime failed, or the scheduler was closed.
         """
         if self._closed:
@@ -135,9 +135,11 @@ class Scheduler:
             # At the end of this turn of the event loop: what arrives in one turn goes into one batch.
             self._dispatching = True
             self._loop.call_soon(self._dispatch)
+        expiry = self._loop.call_at(deadline, _expire, job)
         try:
             return await job.answer
         finally:
+            expiry.cancel()
             self._waiting.pop(job, None)
             if job.answer.done() and not job.answer.cancelled():
                 # Cancelled in the very tick in which it failed: seen, so that asyncio does not report it as forgotten.
@@ -182,7 +184,7 @@ class Scheduler:
             if job.answer.done():
                 continue
             if job.deadline <= now:
-                job.answer.set_exception(DeadlinePassedError("the deadline passed while the image waited for its turn"))
+                _expire(job)
                 continue
             jobs.append(job)
         return jobs
@@ -221,6 +223,11 @@ class Scheduler:
         for job, score, anomaly_map in zip(batch.jobs, scores.tolist(), maps, strict=True):
             if not job.answer.done():
                 job.answer.set_result(Scored(score, anomaly_map, batch.started - job.submitted, inference_s))
+
+
+def _expire(job: _Job) -> None:
+    if not job.answer.done():
+        job.answer.set_exception(DeadlinePassedError("the deadline passed before the image was inspected"))
 
 
 def _fail(job: _Job, error: EngineError) -> None:

@@ -12,6 +12,7 @@ inspection does not hold up the others, as it would in a ring that goes round in
 import mmap
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Self
 
 import numpy as np
@@ -29,7 +30,7 @@ class HeaderTooLargeError(ValueError):
     """A header does not fit into its slot."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SlotLayout:
     """How many slots there are, and what is in each."""
 
@@ -39,7 +40,7 @@ class SlotLayout:
     map_shape: tuple[int, int]
     """`(height, width)` of a map, float32."""
 
-    @property
+    @cached_property
     def slot_bytes(self) -> int:
         """Bytes of one slot, whole pages."""
         height, width, channels = self.frame_shape
@@ -47,7 +48,7 @@ class SlotLayout:
         content = HEADER_BYTES + _whole(frame, 64) + 4 * self.map_shape[0] * self.map_shape[1]
         return _whole(content, _PAGE)
 
-    @property
+    @cached_property
     def map_offset(self) -> int:
         """Where in a slot the map begins."""
         height, width, channels = self.frame_shape
@@ -67,8 +68,11 @@ class SlotMemory:
 
     def __init__(self, layout: SlotLayout, descriptor: int) -> None:
         self.layout = layout
-        self._memory = mmap.mmap(descriptor, layout.count * layout.slot_bytes)
-        self._bytes = memoryview(self._memory)
+        memory = mmap.mmap(descriptor, layout.count * layout.slot_bytes)
+        self._bytes = memoryview(memory)
+        starts = [slot * layout.slot_bytes for slot in range(layout.count)]
+        self._frames = [np.ndarray(layout.frame_shape, np.uint8, memory, start + HEADER_BYTES) for start in starts]
+        self._maps = [np.ndarray(layout.map_shape, np.float32, memory, start + layout.map_offset) for start in starts]
 
     @classmethod
     def create(cls, layout: SlotLayout) -> tuple[Self, int]:
@@ -99,13 +103,11 @@ class SlotMemory:
 
     def frame(self, slot: int) -> UInt8Array:
         """A slot's frame, `uint8 [H, W, C]`; a view of the shared memory."""
-        start = slot * self.layout.slot_bytes + HEADER_BYTES
-        return np.ndarray(self.layout.frame_shape, np.uint8, self._memory, start)
+        return self._frames[slot]
 
     def anomaly_map(self, slot: int) -> Float32Array:
         """A slot's map, `float32 [h, w]`; a view of the shared memory."""
-        start = slot * self.layout.slot_bytes + self.layout.map_offset
-        return np.ndarray(self.layout.map_shape, np.float32, self._memory, start)
+        return self._maps[slot]
 
 
 class SlotsFullError(Exception):

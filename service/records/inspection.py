@@ -1,6 +1,8 @@
 """One recorded inspection."""
 
+import random
 import re
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -11,12 +13,16 @@ from ulid import ULID
 from atsnet.imaging import InputGeometry, Placement
 from service.reply import RecordDocument, Region, Reply, ResultCode, Timing, VerdictWord
 
+_random: Final = random.Random()
 _ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
 def new_id() -> str:
-    """A new inspection id: a ULID, so that ids sort by time."""
-    return str(ULID())
+    """A new inspection id: a ULID, so that ids sort by time.
+
+    Its randomness keeps ids apart and is no secret, so that it need not be asked of the system each time.
+    """
+    return str(ULID.from_int(time.time_ns() // 1_000_000 << 80 | _random.getrandbits(80)))
 
 
 def is_id(text: str) -> bool:

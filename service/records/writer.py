@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from sqlalchemy import Engine, insert
+from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from service.records.insertion import Insertion
 from service.records.inspection import Inspection
-from service.records.schema import inspections, to_row
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +38,7 @@ class RecordWriter:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._insertion = Insertion(engine.dialect)
         self._pending: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="record-writer", daemon=True)
         self._thread.start()
@@ -76,7 +77,7 @@ class RecordWriter:
     def _commit(self, group: Sequence[_Pending]) -> None:
         try:
             with self._engine.begin() as connection:
-                connection.execute(insert(inspections), [to_row(pending.inspection) for pending in group])
+                self._insertion.execute(connection, [pending.inspection for pending in group])
         except IntegrityError as error:
             if len(group) == 1:
                 _settle(group, DuplicateKeyError(str(error.orig)))
