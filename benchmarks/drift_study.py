@@ -5,6 +5,7 @@
     python benchmarks/drift_study.py stability        # the stability index without a change, and its limits
     python benchmarks/drift_study.py lots             # parts of a lot that are alike: what the promise does not cover
     python benchmarks/drift_study.py sharpness DIR    # measures of sharpness, on the good images below DIR
+    python benchmarks/drift_study.py images DIR       # a darker lamp, a lens out of focus: the same images, spoilt
 
 Every run draws a calibration of its own: what is shown is the mean over calibrations as well as over inspections.
 """
@@ -52,8 +53,8 @@ CHANGES: dict[str, Callable[[Values], Values]] = {
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", choices=["false-alarms", "delays", "stability", "lots", "sharpness"])
-    parser.add_argument("images", type=Path, nargs="?", help="for sharpness: a folder of good images")
+    parser.add_argument("table", choices=["false-alarms", "delays", "stability", "lots", "sharpness", "images"])
+    parser.add_argument("images", type=Path, nargs="?", help="for sharpness and images: a folder of good images")
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--set", type=int, default=10_000, help="inspections per false alarm; false-alarms and lots")
     parser.add_argument("--tolerance", type=float, default=DriftSettings().tolerance)
@@ -69,10 +70,12 @@ def main() -> None:
             _print_stability(options.runs * 1000, options.seed)
         case "lots":
             _print_lots(options.runs, _settings(options), options.seed)
+        case "sharpness" | "images" if options.images is None:
+            parser.error(f"{options.table} needs a folder of images")
         case "sharpness":
-            if options.images is None:
-                parser.error("sharpness needs a folder of images")
             _print_sharpness(options.images, options.runs, options.seed)
+        case "images":
+            _print_images(options.images, options.runs, DriftSettings(tolerance=options.tolerance), options.seed)
     print(f"\n{options.runs} runs, seed {options.seed}, {time.process_time() - started:.0f} s of CPU")
 
 
@@ -214,10 +217,58 @@ def _print_stability(draws: int, seed: int) -> None:
             )
 
 
+def _print_images(root: Path, runs: int, settings: DriftSettings, seed: int) -> None:
+    """Half of the images calibrate, the other half are inspected: a third of them as they are, the rest spoilt."""
+    images, geometry, rng = _images(root), InputGeometry(color="mono"), np.random.default_rng(seed)
+    print(
+        f"{_describe(settings)} {len(images)} images, half of them to calibrate on, a third of the others unspoilt.\n"
+    )
+    print("| spoilt | brightness found in | sharpness found in | median delay, brightness | sharpness |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    good = np.array([measure(to_frame(image, geometry).pixels)[:3:2] for image in images])
+    for name, spoil in SPOILT.items():
+        spoilt = np.array([measure(to_frame(spoil(image), geometry).pixels)[:3:2] for image in images])
+        found: dict[str, list[int]] = {"brightness": [], "sharpness": []}
+        for _ in range(runs):
+            order = rng.permutation(len(images))
+            calibrate, inspect = order[: len(order) // 2], order[len(order) // 2 :]
+            before = len(inspect) // 3
+            events: list[DriftEvent] = []
+            monitor = DriftMonitor(
+                "a", "1", Reference.of(good[calibrate, 0], *good[calibrate].T), settings, events.append
+            )
+            for values in np.concatenate([good[inspect[:before]], spoilt[inspect[before:]]]).tolist():
+                monitor.observe(values[0], *values)
+            for event in events:
+                if event.quantity != "score" and event.kind == "drifted":
+                    found[event.quantity].append(event.alarm.observation - before)
+        shares = " | ".join(f"{len(delays) / runs:.0%}" for delays in found.values())
+        medians = " | ".join(f"{np.median(delays):.0f}" if delays else "-" for delays in found.values())
+        print(f"| {name} | {shares} | {medians} |", flush=True)
+
+
+def _images(root: Path) -> list[UInt8Array]:
+    return [read_image(path) for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def _blurred(image: UInt8Array, share: float) -> UInt8Array:
+    """Out of focus by a share of the longer side."""
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), share * max(image.shape[:2])), np.uint8)
+
+
+SPOILT: dict[str, Callable[[UInt8Array], UInt8Array]] = {
+    "not at all": lambda image: image,
+    "lamp 5 % darker": lambda image: (image * 0.95).astype(np.uint8),
+    "lamp 10 % darker": lambda image: (image * 0.9).astype(np.uint8),
+    "lamp 20 % darker": lambda image: (image * 0.8).astype(np.uint8),
+    "blur of 0.2 % of the side": lambda image: _blurred(image, 0.002),
+    "blur of 0.4 % of the side": lambda image: _blurred(image, 0.004),
+    "blur of 0.8 % of the side": lambda image: _blurred(image, 0.008),
+}
+
+
 def _print_sharpness(root: Path, most: int, seed: int) -> None:
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)[:most]
-    images = [read_image(path) for path in paths]
-    geometry = InputGeometry(color="mono")
+    images, geometry = _images(root)[:most], InputGeometry(color="mono")
     print(f"{len(images)} images below {root}. Share of pairs of images in which the blurred one is the less sharp.\n")
     print("| noise, grey values | blur, share of side | squared Laplacian | over variance | the same at 128 pixels |")
     print("| ---: | ---: | ---: | ---: | ---: |")
@@ -237,7 +288,7 @@ def _print_sharpness(root: Path, most: int, seed: int) -> None:
 def _worse(image: UInt8Array, blur: float, noise: float, rng: np.random.Generator) -> UInt8Array:
     """Out of focus, and then with a camera's noise: as much in the frame, whatever the resolution."""
     side = max(image.shape[:2])
-    blurred = cv2.GaussianBlur(image, (0, 0), blur * side) if blur else image
+    blurred = _blurred(image, blur) if blur else image
     return np.clip(blurred + rng.normal(0, noise * side / 256, image.shape), 0, 255).astype(np.uint8)
 
 

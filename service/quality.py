@@ -2,10 +2,10 @@
 
 All four are measured inside the frame's inspection mask only, on its grey values.
 
-**Sharpness** is the mean squared Laplacian over the variance (Pech-Pacheco, Cristobal, Chamorro-Martinez,
-Fernandez-Valdivia: Diatom autofocusing in brightfield microscopy, ICPR 2000; the division makes it the same for
-a brighter lamp). It is taken at a fixed scale of 128 pixels for the longer side, whatever the frame's: there, the
-camera's noise has averaged out, which at full resolution looks like detail and hides a loss of focus.
+**Sharpness** is the mean squared Laplacian over the variance, after Pech-Pacheco, Cristobal, Chamorro-Martinez and
+Fernandez-Valdivia (Diatom autofocusing in brightfield microscopy, ICPR 2000); the division makes it the same under a
+brighter lamp. It is taken at a fixed scale, the frame's longer side made 128 pixels: there, the camera's noise has
+averaged out, which at full resolution looks like detail and hides a loss of focus.
 """
 
 import math
@@ -26,12 +26,17 @@ MIN_IMAGES: Final = 15
 """With fewer, the far tail of the good images is a guess."""
 
 _SHARPNESS_SIDE: Final = 128
+_CROSS: Final = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 _TAIL_SHARE: Final = 0.1
 _TAIL_LEAST: Final = 5
 _LIMITS: Final = 7
 """Two for brightness, contrast and sharpness each, one for the clipped share."""
-_DARKEST_LOG: Final = 1e-6
+_EVEN: Final = 1e-6
 """Contrast and sharpness of an even grey area are 0, which has no logarithm."""
+_BRIGHTNESS_SLACK: Final = 10.0
+_LOGARITHM_SLACK: Final = 0.2
+_CLIPPED_SLACK: Final = 0.01
+"""Beyond the prediction limits: gates are for images that cannot be used, not for a lamp that ages."""
 
 
 class QualityError(ValueError):
@@ -72,22 +77,26 @@ def measure(frame: UInt8Array) -> Quality:
         clipped = 1 - cv2.countNonZero(between) / (width * height)
     else:
         clipped = 1 - cv2.countNonZero(cv2.bitwise_and(between, inside)) / cv2.countNonZero(inside)
-    return Quality(mean.item(), deviation.item(), _sharpness(grey, inside), clipped)
+    return Quality(
+        mean.item(), deviation.item(), _sharpness(grey, inside, _SHARPNESS_SIDE / max(frame.shape[:2])), clipped
+    )
 
 
-def _sharpness(grey: cv2.typing.MatLike, inside: cv2.typing.MatLike | None) -> float:
-    scale = _SHARPNESS_SIDE / max(grey.shape)
+def _sharpness(grey: cv2.typing.MatLike, inside: cv2.typing.MatLike | None, scale: float) -> float:
     if scale < 1:
         size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
         if inside is not None:
             inside = cv2.inRange(cv2.resize(inside, size, interpolation=cv2.INTER_AREA), 255, 255)
+    pixels = grey.size
+    if inside is not None:
+        # A pixel's Laplacian takes in its neighbours, which must be inside as well.
+        inside = cv2.erode(inside, _CROSS)
+        pixels = cv2.countNonZero(inside)
     deviation = cv2.meanStdDev(grey, mask=inside)[1].item()
     if not deviation:
         return 0.0
-    pixels = grey.size if inside is None else cv2.countNonZero(inside)
-    laplacian = cv2.Laplacian(grey, cv2.CV_16S)
-    return cv2.norm(laplacian, cv2.NORM_L2SQR, mask=inside) / pixels / deviation**2
+    return cv2.norm(cv2.Laplacian(grey, cv2.CV_16S), cv2.NORM_L2SQR, mask=inside) / pixels / deviation**2
 
 
 class Limits(BaseModel):
@@ -153,9 +162,9 @@ def learn_gates(qualities: Sequence[Quality], false_alarm_rate: float = 1e-3) ->
 
     Each of seven limits is the upper or lower prediction limit for a seventh of the rate, under the
     assumption that the outermost tenth of the values falls off exponentially (as for scores:
-    `atsnet.prediction_limits`), and a little beyond: images hardly differ where a line was calibrated on one evening.
-    Contrast and sharpness are taken by their logarithms, so that their lower limit is never 0. One bad image among
-    the good ones moves a limit, but is not the limit.
+    `atsnet.prediction_limits`), and some way beyond: images hardly differ where a line was calibrated on one evening.
+    Contrast and sharpness are taken by their logarithms, so that an even area passes only where good images are even.
+    One bad image among the good ones moves a limit, but is not the limit.
 
     Args:
         qualities: Of good images, at least `MIN_IMAGES`.
@@ -172,35 +181,33 @@ def learn_gates(qualities: Sequence[Quality], false_alarm_rate: float = 1e-3) ->
     brightness, contrast, sharpness, clipped = values.T
     rate = false_alarm_rate / _LIMITS
 
-    def by_logarithm(column: NDArray[np.float64], slack: float) -> Limits:
-        logarithms = np.log(np.maximum(column, _DARKEST_LOG))
-        return Limits(
-            min=_rounded(math.exp(_lower(logarithms, rate, slack)), math.floor),
-            max=_rounded(math.exp(_upper(logarithms, rate, slack)), math.ceil),
-        )
+    def by_logarithm(column: NDArray[np.float64]) -> Limits:
+        logarithms = np.log(np.maximum(column, _EVEN))
+        low, high = (math.exp(limit) for limit in _outermost(logarithms, rate, _LOGARITHM_SLACK))
+        return Limits(min=_rounded(low if low > _EVEN else 0.0, math.floor), max=_rounded(high, math.ceil))
 
+    dark, bright = _outermost(brightness, rate, _BRIGHTNESS_SLACK)
+    most_clipped = _upper(clipped, rate) + _CLIPPED_SLACK
     return Gates(
-        brightness=Limits(
-            min=_rounded(max(0.0, _lower(brightness, rate, 2.0)), math.floor),
-            max=_rounded(min(255.0, _upper(brightness, rate, 2.0)), math.ceil),
-        ),
-        contrast=by_logarithm(contrast, 0.1),
-        sharpness=by_logarithm(sharpness, 0.1),
-        clipped=Limits(max=_rounded(min(1.0, _upper(clipped, rate, 0.005)), math.ceil)),
+        brightness=Limits(min=_rounded(max(0.0, dark), math.floor), max=_rounded(min(255.0, bright), math.ceil)),
+        contrast=by_logarithm(contrast),
+        sharpness=by_logarithm(sharpness),
+        clipped=Limits(max=_rounded(min(1.0, most_clipped), math.ceil)),
     )
 
 
-def _upper(values: NDArray[np.float64], rate: float, slack: float) -> float:
+def _outermost(values: NDArray[np.float64], rate: float, slack: float) -> tuple[float, float]:
+    return -_upper(-values, rate) - slack, _upper(values, rate) + slack
+
+
+def _upper(values: NDArray[np.float64], rate: float) -> float:
+    """The upper prediction limit of an exponential tail."""
     count = len(values)
     size = max(_TAIL_LEAST, round(_TAIL_SHARE * count))
     ordered = np.sort(values)
     start = ordered[-size - 1]
-    reach = size * (((size + 1) / ((count + 1) * rate)) ** (1 / size) - 1)
-    return float(start + max(0.0, reach) * (ordered[-size:].mean() - start) + slack)
-
-
-def _lower(values: NDArray[np.float64], rate: float, slack: float) -> float:
-    return -_upper(-values, rate, slack)
+    reach = max(0.0, size * (((size + 1) / ((count + 1) * rate)) ** (1 / size) - 1))
+    return float(start + reach * (ordered[-size:].mean() - start))
 
 
 def _rounded(value: float, towards: Callable[[float], int]) -> float:

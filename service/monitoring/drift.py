@@ -29,8 +29,10 @@ LOOKS_PER_WINDOW: Final = 10
 """How often the stability index is looked at while the window is renewed once."""
 
 _TESTS: Final = 2 * len(QUANTITIES)
+_QUIET_POWER: Final = 0.4
+"""An alarm stays while the evidence is above this power of its limit."""
 _QUIET_RATE: Final = 0.01
-"""An alarm stays while the stability index is above what chance exceeds at this rate of looks."""
+"""It stays also while the stability index is above what chance exceeds at this rate of looks."""
 
 
 class DriftSettings(BaseModel):
@@ -162,7 +164,7 @@ class QuantityMonitor:
         self._evidence_limit = float(inspections)
         bins, window, tolerance = len(masses), settings.window, settings.tolerance
         self._psi_limit = psi_limit(bins, images, window, self._step / inspections, tolerance)
-        self._quiet_evidence = math.sqrt(self._evidence_limit)
+        self._quiet_evidence = self._evidence_limit**_QUIET_POWER
         self._quiet_psi = psi_limit(bins, images, window, _QUIET_RATE, tolerance)
         self._evidence = 0.0
         self._psi: float | None = None
@@ -308,7 +310,7 @@ class DriftWatch:
     Args:
         on_drift: Told when an alarm of any recipe begins or ends; must not raise.
         settings: How eager to be.
-        max_recipes: Beyond so many, the one that was added first is no longer watched.
+        max_recipes: Beyond so many, the one longest not asked for is no longer watched.
         clock: What time it is.
     """
 
