@@ -1,3 +1,4 @@
+import time
 from functools import partial
 from pathlib import Path
 
@@ -82,6 +83,16 @@ def test_what_is_left_of_the_deadline_is_sent_with_every_attempt() -> None:
     assert sent == sorted(sent, reverse=True)
     assert len(set(sent)) == 3
     assert 0 < sent[-1] < sent[0] <= 5000
+
+
+def test_pass_that_was_late_in_this_process_is_none() -> None:
+    def stall(_: httpx.Request) -> httpx.Response:
+        time.sleep(0.1)  # the event loop stands still, so that no timeout of its own can fire
+        return answer()
+
+    with pytest.raises(DeadlinePassedError) as caught:
+        ask(httpx.MockTransport(stall), deadline_ms=50)
+    assert (caught.value.code, caught.value.status, caught.value.attempts) == (41, None, 1)
 
 
 def test_key_and_names_are_sent() -> None:
