@@ -6,6 +6,7 @@
     python benchmarks/drift_study.py lots             # parts of a lot that are alike: what the promise does not cover
     python benchmarks/drift_study.py sharpness DIR    # measures of sharpness, on the good images below DIR
     python benchmarks/drift_study.py images DIR       # a darker lamp, a lens out of focus: the same images, spoilt
+    python benchmarks/drift_study.py cost             # CPU time of an observation, and of measuring a frame
 
 Every run draws a calibration of its own: what is shown is the mean over calibrations as well as over inspections.
 """
@@ -14,12 +15,13 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from atsnet.imaging import IMAGE_SUFFIXES, InputGeometry, UInt8Array, read_image, to_frame
+from atsnet.imaging import IMAGE_SUFFIXES, Color, InputGeometry, UInt8Array, read_image, to_frame
 from service.monitoring.drift import LOOKS_PER_WINDOW, DriftEvent, DriftMonitor, DriftSettings
 from service.monitoring.reference import Reference, gaps
 from service.monitoring.sequential import ChangeDetector
@@ -53,7 +55,7 @@ CHANGES: dict[str, Callable[[Values], Values]] = {
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", choices=["false-alarms", "delays", "stability", "lots", "sharpness", "images"])
+    parser.add_argument("table", choices=["false-alarms", "delays", "stability", "lots", "sharpness", "images", "cost"])
     parser.add_argument("images", type=Path, nargs="?", help="for sharpness and images: a folder of good images")
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--set", type=int, default=10_000, help="inspections per false alarm; false-alarms and lots")
@@ -70,6 +72,8 @@ def main() -> None:
             _print_stability(options.runs * 1000, options.seed)
         case "lots":
             _print_lots(options.runs, _settings(options), options.seed)
+        case "cost":
+            _print_cost(options.seed)
         case "sharpness" | "images" if options.images is None:
             parser.error(f"{options.table} needs a folder of images")
         case "sharpness":
@@ -298,6 +302,23 @@ def _sharpness(image: UInt8Array, geometry: InputGeometry) -> tuple[float, float
     grey = frame.pixels[place.top : place.top + place.height, place.left : place.left + place.width, 0]
     squared = float((cv2.Laplacian(np.ascontiguousarray(grey), cv2.CV_32F) ** 2).mean())
     return squared, squared / float(grey.var()), measure(frame.pixels).sharpness
+
+
+def _print_cost(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    monitor = DriftMonitor("a", "1", Reference.of(*rng.normal(size=(3, 200))))
+    observations = rng.normal(size=(100_000, 3)).tolist()
+    started = time.process_time()
+    for values in observations:
+        monitor.observe(*values)
+    print(f"an observation: {(time.process_time() - started) / len(observations) * 1e6:.1f} us")
+    cv2.setNumThreads(1)
+    for color in get_args(Color):
+        frame = to_frame(rng.integers(0, 256, (480, 640), dtype=np.uint8), InputGeometry(color=color)).pixels
+        started = time.process_time()
+        for _ in range(5000):
+            measure(frame)
+        print(f"measuring a {color} frame of 256x256: {(time.process_time() - started) / 5000 * 1e6:.0f} us")
 
 
 def _generators(number: int, seed: int) -> Iterator[np.random.Generator]:

@@ -35,7 +35,7 @@ _EVEN: Final = 1e-6
 """Contrast and sharpness of an even grey area are 0, which has no logarithm."""
 _BRIGHTNESS_SLACK: Final = 10.0
 _LOGARITHM_SLACK: Final = 0.2
-_CLIPPED_SLACK: Final = 0.01
+_CLIPPED_SLACK: Final = 0.1
 """Beyond the prediction limits: gates are for images that cannot be used, not for a lamp that ages."""
 
 
