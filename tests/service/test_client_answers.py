@@ -148,6 +148,13 @@ def test_garbage_is_never_a_verdict(body: bytes, status: int, kind: str) -> None
         read_verdict(Response(status, {"content-type": kind}, body), InspectionRequest(GOOD, **ASKED))
 
 
+def test_name_of_an_inspection_is_one_step_of_the_path() -> None:
+    told = Told(answer(b"PNG", kind="image/png"))
+    with InspectionClient("http://station", transport=told) as client:
+        client.heatmap("../../readyz?a=b")
+    assert told.requests[0].url.raw_path == b"/v1/inspections/..%2F..%2Freadyz%3Fa%3Db/heatmap.png"
+
+
 def test_picture_that_is_none() -> None:
     for told in (answer(b"", kind="image/png"), answer(b"<html>", kind="text/html"), answer(b"PNG", 206, "image/png")):
         with InspectionClient("http://station", transport=Told(told)) as client, pytest.raises(NotEvaluated):

@@ -7,9 +7,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import httpx
 import pytest
 from client_answers import ASKED, PASS, QUICK
 from serving import GOOD
@@ -190,6 +192,35 @@ def test_name_that_nobody_looks_up_is_cut_by_the_deadline(monkeypatch: pytest.Mo
         with pytest.raises(DeadlinePassedError):
             client.inspect(GOOD, deadline_ms=100)
         given_up.set()
+
+
+class Waits(httpx.AsyncBaseTransport):
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.cancelled = threading.Event()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:  # noqa: ARG002
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.cancelled.set()
+        raise AssertionError
+
+
+def test_call_that_ctrl_c_interrupts_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    transport = Waits()
+
+    def interrupted(_: object) -> None:
+        assert transport.begun.wait(30)
+        raise KeyboardInterrupt
+
+    with InspectionClient("http://station", transport=transport) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(Future, "result", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                client.inspect(GOOD)
+        assert transport.cancelled.wait(30)
 
 
 def test_cancelled_call_ends(recwarn: pytest.WarningsRecorder) -> None:
