@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 EXAMPLES = """Examples:
   atsnet export runs/grains data/grains --name tec-grain-demo --version 1 --product tec-grain
   atsnet export runs/grains data/grains --name my-grain --version 2 --product my-grain \\
-    --precision fp32,fp16 --triton models/"""
+    --precision fp32,fp16,int8 --triton models/"""
 
-PRECISIONS: "Final[Mapping[str, Precision]]" = {"fp32": "float32", "fp16": "float16"}
+PRECISIONS: "Final[Mapping[str, Precision]]" = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 
 
 def export(
@@ -35,7 +35,8 @@ def export(
     precision: Annotated[
         str,
         typer.Option(
-            metavar="fp32[,fp16]", help="Graphs to put in: fp32 for CPUs, always there, and fp16 for GPU runtimes."
+            metavar="fp32[,fp16][,int8]",
+            help="Graphs to put in: fp32, always there, fp16 for GPU runtimes, int8 for CPUs.",
         ),
     ] = "fp32",
     tensorrt: Annotated[
@@ -61,7 +62,7 @@ def export(
     from atsnet.data.layout import find_dataset
     from atsnet.training.run_directory import load_run
     from atsnet.wording import counted
-    from model_export.exporter import Identity, export_bundle, parity_gate
+    from model_export.exporter import Identity, evenly, export_bundle, parity_gate
     from model_export.tensorrt import EngineCache
     from model_export.tensorrt_calls import load_tensorrt
     from model_export.triton import write_model_repository
@@ -80,7 +81,7 @@ def export(
         )
     _check_evaluation(run, data, calibration)
     samples = _real_images(trained, dataset)
-    chosen = _evenly(samples, parity_images)
+    chosen = evenly(samples, parity_images)
     with messages().status(f"exporting and comparing {counted(len(chosen), 'image')}"):
         exported = export_bundle(
             trained,
@@ -90,6 +91,7 @@ def export(
             parity_samples=chosen,
             golden_samples=samples,
             precisions=precisions,
+            range_samples=_learned_from(trained, dataset),
         )
     bundle = exported.bundle
     golden = bundle.manifest.golden_samples
@@ -121,7 +123,8 @@ def export(
     for name, parity in exported.parities.items():
         images = counted(parity.frames, "image")
         table.add_row(f"{name} compared", f"{images}, {parity.candidate} with {parity.reference}")
-        table.add_row(f"{name} graph", f"{bundle.graph(name).stat().st_size / 1e6:.1f} MB")
+        speed = f"{bundle.manifest.speeds[name].cpu_ms:.1f} ms of CPU a frame"
+        table.add_row(f"{name} graph", f"{bundle.graph(name).stat().st_size / 1e6:.1f} MB, {speed}")
         table.add_row("largest difference of a score", f"{parity.score_relative_max:.2g} relative")
         table.add_row("flipped verdicts", str(len(parity.flipped)))
         if parity.auroc is not None:
@@ -166,6 +169,12 @@ def _check_evaluation(run: Path, data: Path, calibration: "Calibration") -> None
         warn(warning)
 
 
+def _learned_from(run: "TrainedRun", dataset: "Dataset") -> list["Sample"]:
+    """The good images that the run was trained on, as far as they are still there."""
+    known = set(run.record.data.train_images)
+    return [sample for sample in dataset.train if sample.name in known]
+
+
 def _real_images(run: "TrainedRun", dataset: "Dataset") -> list["Sample"]:
     """The test images, and the good ones that were held out of the training."""
     held_out = set(run.record.data.holdout_images)
@@ -175,9 +184,3 @@ def _real_images(run: "TrainedRun", dataset: "Dataset") -> list["Sample"]:
             ExitCode.DATA, f"{dataset.root} has neither test images nor those that {run.directory} held out"
         )
     return samples
-
-
-def _evenly(samples: list["Sample"], limit: int) -> list["Sample"]:
-    if len(samples) <= limit:
-        return samples
-    return [samples[index * len(samples) // limit] for index in range(limit)]

@@ -126,6 +126,16 @@ class ParitySummary(_Model):
     auroc: float | None = None
 
 
+class Speed(_Model):
+    """What a frame costs on the machine that made the bundle; another machine has other figures."""
+
+    cpu: str
+    """Name of the processor."""
+    cpu_ms: float = Field(gt=0)
+    """CPU time of one frame in ONNX Runtime on one thread, in ms; median."""
+    frames: int = Field(ge=1)
+
+
 class Manifest(_Model):
     """Everything that is known of a bundle, except its pixels and weights."""
 
@@ -148,6 +158,8 @@ class Manifest(_Model):
     """The same for precisions that have one of their own."""
     parity: dict[Precision, ParitySummary] = Field(default_factory=dict)
     """Of each graph; bundles that were made before there were several say nothing."""
+    speeds: dict[Precision, Speed] = Field(default_factory=dict)
+    """Of each graph, on a CPU whatever it was made for; older bundles say nothing."""
     network: dict[str, Any]
     training: dict[str, Any]
     data: dict[str, Any]

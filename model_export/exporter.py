@@ -23,6 +23,7 @@ from model_export.bundle import (
     FileEntry,
     Manifest,
     Precision,
+    Speed,
     describe_file,
     load_bundle,
     write_manifest,
@@ -39,19 +40,34 @@ from model_export.model_card import render_model_card
 from model_export.onnx_file import to_onnx
 from model_export.parity import LIMITS, ParityLimits, ParityReport, compare, read_frames, require_parity
 from model_export.precision import to_float16, with_rounding
+from model_export.quantization import to_int8
 from model_export.scorers import OnnxScorer, Scorer, TorchScorer
+from model_export.speed import measure_speed
 from model_export.tensorrt import PRECISION as ENGINE_PRECISION
 from model_export.tensorrt import Gate, LaneScorer
 from model_export.tensorrt import check_golden_samples as check_engine
 
-GRAPH_NAMES: Final[Mapping[Precision, str]] = {"float32": "model.onnx", "float16": "model.float16.onnx"}
-PARITY_NAMES: Final[Mapping[Precision, str]] = {"float32": "parity.json", "float16": "parity.float16.json"}
+GRAPH_NAMES: Final[Mapping[Precision, str]] = {
+    "float32": "model.onnx",
+    "float16": "model.float16.onnx",
+    "int8": "model.int8.onnx",
+}
+PARITY_NAMES: Final[Mapping[Precision, str]] = {
+    "float32": "parity.json",
+    "float16": "parity.float16.json",
+    "int8": "parity.int8.json",
+}
 CARD_NAME: Final = "MODEL_CARD.md"
 METRICS_PATH: Final = Path("evaluation") / "metrics.json"
 """Where an evaluated run keeps its metrics, below the run's directory."""
 
-SCORE_TOLERANCES: Final[Mapping[Precision, float]] = {"float32": 1e-3, "float16": 5e-2}
+SCORE_TOLERANCES: Final[Mapping[Precision, float]] = {"float32": 1e-3, "float16": 5e-2, "int8": 1e-2}
 """Of the self-test: other processors and kernels round differently, which parity on one machine does not show."""
+
+
+RANGE_FRAMES: Final = 50
+"""Normal frames that the ranges of INT8 are learned from; more hardly widen them."""
+_TIMED_FRAMES: Final = 20
 
 
 class ExportError(Exception):
@@ -98,6 +114,7 @@ class _Graph:
     scorer: Scorer
     """How it answers, as far as this machine can tell."""
     parity: ParityReport
+    speed: Speed
 
 
 def export_bundle(
@@ -109,6 +126,7 @@ def export_bundle(
     parity_samples: Sequence[Sample],
     golden_samples: Sequence[Sample],
     precisions: Sequence[Precision] = ("float32",),
+    range_samples: Sequence[Sample] = (),
     golden_choice: GoldenChoice | None = None,
     parity_limits: Mapping[Precision, ParityLimits] | None = None,
     score_tolerances: Mapping[Precision, float] | None = None,
@@ -127,6 +145,7 @@ def export_bundle(
         parity_samples: Real images, good and defective, to compare PyTorch and ONNX Runtime on.
         golden_samples: Labelled images to choose the self-test's from.
         precisions: Of the graphs; float32 is always among them, the others are measured against it.
+        range_samples: Images of good parts that int8 learns its ranges from; `RANGE_FRAMES` of them are taken.
         golden_choice: How many of these to take.
         parity_limits: Beyond these nothing is published; `parity.LIMITS` by default.
         score_tolerances: What the self-test at a station will accept, relative; `SCORE_TOLERANCES` by default.
@@ -134,7 +153,8 @@ def export_bundle(
         created: Time to put into the manifest; now by default.
 
     Raises:
-        ExportError: The version exists, there are no images for the gate, or the directory cannot be written.
+        ExportError: The version exists, there are no images for the gate or for int8's ranges, or the directory cannot
+            be written.
         OnnxExportError: The network does not export cleanly.
         ParityError: A graph does not score as the network.
         GoldenSampleError: There is nothing to choose golden samples from, or they do not repeat.
@@ -149,7 +169,9 @@ def export_bundle(
     metrics = _read_metrics(run.directory) if metrics is None else metrics
 
     tolerances = {**SCORE_TOLERANCES, **(score_tolerances or {})}
-    graphs = _make_graphs(run, thresholds, parity_samples, precisions, {**LIMITS, **(parity_limits or {})})
+    graphs = _make_graphs(
+        run, thresholds, parity_samples, precisions, {**LIMITS, **(parity_limits or {})}, range_samples
+    )
     scorers = {precision: graph.scorer for precision, graph in graphs.items()}
     reference = scorers.pop("float32")
     # What lies in a precision's tolerance must lie on one side of the threshold.
@@ -176,6 +198,7 @@ def export_bundle(
             score_tolerance=tolerances["float32"],
             score_tolerances={precision: tolerances[precision] for precision in scorers},
             parity={precision: graph.parity.summary() for precision, graph in graphs.items()},
+            speeds={precision: graph.speed for precision, graph in graphs.items()},
             network=run.config.network.model_dump(mode="json"),
             training=_training(run, thresholds),
             data=_data(run),
@@ -200,27 +223,43 @@ def _make_graphs(
     samples: Sequence[Sample],
     precisions: Sequence[Precision],
     limits: Mapping[Precision, ParityLimits],
+    range_samples: Sequence[Sample],
 ) -> dict[Precision, _Graph]:
     """Graphs that passed the gate: float32 against the network in PyTorch, the others against float32."""
     geometry = run.config.input
     unknown = sorted(set(precisions) - set(GRAPH_NAMES))
     if unknown:
         raise ExportError(f"cannot export {', '.join(unknown)}; there are: {', '.join(GRAPH_NAMES)}")
+    if "int8" in precisions and not range_samples:
+        raise ExportError("no images of good parts to learn the ranges of int8 from; give some that it was trained on")
+    timed = [pixels for _, pixels in read_frames(samples[:_TIMED_FRAMES], geometry)]
 
     def admit(reference: Scorer, content: bytes, scorer: Scorer, precision: Precision) -> _Graph:
         frames, labels = read_frames(samples, geometry), [sample.defective for sample in samples]
         parity = compare(reference, scorer, frames, thresholds, limits[precision], defective=labels)
         require_parity(parity)
-        return _Graph(content, scorer, parity)
+        return _Graph(content, scorer, parity, measure_speed(OnnxScorer(content), timed))
 
     content = to_onnx(DeployableGraph(run.network, thresholds.map_threshold), geometry)
     network = TorchScorer(run.network, thresholds.map_threshold)
     graphs: dict[Precision, _Graph] = {"float32": admit(network, content, OnnxScorer(content), "float32")}
+    reference = graphs["float32"].scorer
     if "float16" in precisions:
         half = to_float16(content)
         rounding = OnnxScorer(with_rounding(half), "every half-precision result rounded")
-        graphs["float16"] = admit(graphs["float32"].scorer, half, rounding, "float16")
+        graphs["float16"] = admit(reference, half, rounding, "float16")
+    if "int8" in precisions:
+        chosen = evenly(range_samples, RANGE_FRAMES)
+        quantised = to_int8(content, [pixels for _, pixels in read_frames(chosen, geometry)])
+        graphs["int8"] = admit(reference, quantised, OnnxScorer(quantised, "int8"), "int8")
     return graphs
+
+
+def evenly(samples: Sequence[Sample], limit: int) -> Sequence[Sample]:
+    """At most `limit` of the samples, from all over them."""
+    if len(samples) <= limit:
+        return samples
+    return [samples[index * len(samples) // limit] for index in range(limit)]
 
 
 def parity_gate(samples: Sequence[Sample]) -> Gate:

@@ -23,6 +23,8 @@ from atsnet.network.context import ChannelNorm, DualScaleContext
 from atsnet.network.ema_norm import EmaNorm
 from atsnet.network.memory import MEMORY_STRIDE, Recollection
 
+SEARCH_MODULE: Final = "search"
+"""Submodule that finds the nearest prototype of each position."""
 TAIL_MODULE: Final = "tail"
 """Submodule whose arithmetic has to stay float32 whatever the precision of the rest."""
 
@@ -48,6 +50,7 @@ class DeployableGraph(nn.Module):
         )
         self.couplings = network.couplings if network.config.coupling else None
         self.memory = network.memory
+        self.search = _Search()
         self.student = network.student
         self.sees_prototypes = network.config.student_sees == "prototypes"
         self.evidence_head = network.evidence_head
@@ -85,11 +88,18 @@ class DeployableGraph(nn.Module):
         """The memory's search in one piece: its own cuts the positions up, which a dynamic batch does not allow."""
         assert self.memory is not None
         vectors = self.memory.project(self.memory.describe(raw))
-        flat = vectors.flatten(0, 2)
-        # Half the square of a prototype's length is a component more, against one of 1: a single product does it all.
-        axes = torch.cat([-self.memory.prototypes.T, self.memory.half_norms.unsqueeze(0)])
-        nearest = _least(F.pad(flat, (0, 1), value=1.0) @ axes)
+        nearest = self.search(vectors.flatten(0, 2), self.memory.prototypes, self.memory.half_norms)
         return self.memory.recall(vectors, nearest.view(vectors.shape[:-1]))
+
+
+class _Search(nn.Module):
+    """The nearest of all prototypes; a module, so that `model_export.quantization` finds its nodes by their name."""
+
+    def forward(self, vectors: Tensor, prototypes: Tensor, half_norms: Tensor) -> Tensor:
+        """From positions `[P, D]` and prototypes `[K, D]` to indices `int64 [P]`."""
+        # Half the square of a prototype's length is a component more, against one of 1: a single product does it all.
+        axes = torch.cat([-prototypes.T, half_norms.unsqueeze(0)])
+        return _least(F.pad(vectors, (0, 1), value=1.0) @ axes)
 
 
 def _least(rows: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ def render_model_card(
         _parities(parities),
         _golden(manifest),
         _sizes(manifest, parameters),
+        *_speeds(manifest),
         _backbone(manifest),
         _configuration(manifest),
         _reproduce(manifest),
@@ -139,7 +140,7 @@ def _parity(precision: Precision, parity: ParityReport) -> str:
             f"{_number(limits.map_relative)} (relative above 1)",
         ),
         ("image AUROC", "", _number(parity.auroc_difference), _number(limits.auroc_absolute)),
-        ("verdicts flipped", "", len(parity.flipped), limits.flipped_verdicts),
+        ("verdicts flipped", "", len(parity.flipped), limits.flips(parity.frames)),
         ("verdicts flipped by rounding, on the threshold itself", "", len(parity.ties), ""),
     )
     return (
@@ -178,6 +179,20 @@ def _sizes(manifest: Manifest, parameters: int) -> str:
         ("the bundle without this card", f"{total / 1e6:.2f} MB"),
     ]
     return f"## Sizes\n\n{_table(('', ''), rows)}"
+
+
+def _speeds(manifest: Manifest) -> Iterator[str]:
+    if not manifest.speeds:
+        return
+    rows = [
+        (f"`{precision}`", f"{speed.cpu_ms:.1f} ms", speed.frames, speed.cpu)
+        for precision, speed in manifest.speeds.items()
+    ]
+    yield (
+        "## Speed\n\nCPU time of a frame in ONNX Runtime on one thread, median, on the machine that made this bundle. "
+        "`float16` is for GPUs; a CPU converts it back and forth.\n\n"
+        f"{_table(('graph', 'a frame', 'frames', 'processor'), rows)}"
+    )
 
 
 def _backbone(manifest: Manifest) -> str:

@@ -32,10 +32,16 @@ class ParityLimits(_Model):
     """Largest difference of a map's pixel, relative to the pixel (or to the map threshold, if that is larger). Rounding
     can swap a place's nearest prototype for another as near, which moves the map there by some thousandths."""
     flipped_verdicts: int = Field(default=0, ge=0)
+    flipped_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the frames whose verdicts may flip, where that is more; of few frames it is none."""
     auroc_absolute: float = Field(default=0.002, gt=0)
     """Largest difference of the image AUROC, where both good and defective frames were compared."""
     tie_relative: float = Field(default=_ROUNDING, gt=0)
     """How far the candidate's score of a frame that *is* the threshold may be from it for its verdict not to count."""
+
+    def flips(self, frames: int) -> int:
+        """How many verdicts of so many frames may flip."""
+        return max(self.flipped_verdicts, math.floor(self.flipped_share * frames))
 
 
 LIMITS: Final[Mapping[Precision, ParityLimits]] = {
@@ -43,6 +49,7 @@ LIMITS: Final[Mapping[Precision, ParityLimits]] = {
     # Half-precision features swap prototypes that are equally near, which moves single places of the map; see
     # docs/model/precision.md for what was measured.
     "float16": ParityLimits(score_relative=0.1, map_relative=0.25, tie_relative=0.05),
+    "int8": ParityLimits(score_relative=0.1, map_relative=0.25, flipped_share=0.002, tie_relative=0.05),
 }
 
 
@@ -99,7 +106,7 @@ class ParityReport(_Model):
         """Whether the graph may be published."""
         return (
             not self.beyond
-            and len(self.flipped) <= self.limits.flipped_verdicts
+            and len(self.flipped) <= self.limits.flips(self.frames)
             and self.auroc_difference <= self.limits.auroc_absolute
         )
 
@@ -135,7 +142,7 @@ class ParityError(Exception):
         lines = [
             f"{report.candidate} differs from {report.reference}: {len(report.beyond)} of {report.frames} frames are "
             f"beyond the limits (score {limits.score_relative:g}, map {limits.map_relative:g}, relative), "
-            f"{len(report.flipped)} verdicts flipped ({limits.flipped_verdicts} allowed), the AUROC differs by "
+            f"{len(report.flipped)} verdicts flipped ({limits.flips(report.frames)} allowed), the AUROC differs by "
             f"{report.auroc_difference:.2g} ({limits.auroc_absolute:g}); nothing was published"
         ]
         offending = list({frame.name: frame for frame in (*report.flipped, *report.beyond)}.values())

@@ -48,6 +48,9 @@ class Settings(BaseSettings):
         default="cpu",
         description="What runs the network: ONNX Runtime on the CPU or a GPU, TensorRT, or a remote Triton.",
     )
+    precision: Literal["float32", "int8"] = Field(
+        default="float32", description="Runtime cpu: the bundle's graph to run; int8 needs a bundle that has one."
+    )
     device: int = Field(default=0, ge=0, description="Number of the GPU; runtimes cuda and tensorrt.")
     allow_cpu: bool = Field(
         default=False, description="Runtime cuda: serve on the CPU where there is no GPU, instead of refusing to start."

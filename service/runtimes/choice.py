@@ -10,7 +10,7 @@ def make_runtime(settings: Settings) -> Runtime:
         case "cpu":
             from service.runtimes.onnx import OnnxCpuRuntime
 
-            return OnnxCpuRuntime(settings.sessions)
+            return OnnxCpuRuntime(settings.sessions, settings.precision)
         case "cuda":
             from service.runtimes.onnx_cuda import OnnxCudaRuntime
 

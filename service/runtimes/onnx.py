@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from atsnet.imaging import Float32Array, UInt8Array
-from model_export.bundle import Bundle
+from model_export.bundle import Bundle, BundleError, Precision
 from service.runtimes.protocol import RuntimeDescription, RuntimeUnusableError
 
 _PROVIDER: Final = "CPUExecutionProvider"
@@ -20,16 +20,21 @@ _OUTPUTS: Final = ("score", "anomaly_map")
 
 
 class OnnxCpuRuntime:
-    """Runs a bundle's float32 graph on `sessions` cores."""
+    """Runs a bundle's graph of a precision on `sessions` cores."""
 
-    def __init__(self, sessions: int) -> None:
-        self._count = sessions
+    def __init__(self, sessions: int, precision: Precision = "float32") -> None:
+        self._count, self._precision = sessions, precision
         self._idle: queue.SimpleQueue[onnxruntime.InferenceSession] = queue.SimpleQueue()
         self._description: RuntimeDescription | None = None
 
     def load(self, bundle: Bundle) -> None:
         """Build and warm up the sessions; see `Runtime.load`."""
-        path = bundle.graph("float32")
+        try:
+            path = bundle.graph(self._precision)
+        except BundleError as error:
+            raise RuntimeUnusableError(
+                f"{error}; set precision to one that it has, or export it anew with `--precision`"
+            ) from error
         graph = path.read_bytes()
         manifest = bundle.manifest
         warm_up = np.zeros((1, *manifest.input.frame_shape), np.uint8)
@@ -51,7 +56,7 @@ class OnnxCpuRuntime:
             self._idle.put(session)
         self._description = RuntimeDescription(
             provider=_PROVIDER,
-            precision="float32",
+            precision=self._precision,
             model=manifest.name,
             version=manifest.version,
             lanes=self._count,

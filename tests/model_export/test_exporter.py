@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from atsnet.calibration import Calibration
 from atsnet.data.layout import Sample
 from atsnet.training.run_directory import TrainedRun
 from model_export import exporter
-from model_export.bundle import load_bundle
-from model_export.exporter import Exported, ExportError, Identity, export_bundle, parity_gate
+from model_export.bundle import Speed, load_bundle
+from model_export.exporter import Exported, ExportError, Identity, evenly, export_bundle, parity_gate
 from model_export.golden import GoldenSampleError
 from model_export.parity import ParityError, ParityLimits
 from model_export.scorers import OnnxScorer
+from model_export.speed import cpu_name
 from model_export.tensorrt import LaneScorer
 
 IDENTITY = Identity("tec-test", "1", "tec-grain")
@@ -122,8 +124,23 @@ def test_the_card_tells_people(exported: Exported) -> None:
     assert "\\" not in card
 
 
-def test_same_run_same_bundle(exported: Exported, arguments: dict[str, Any]) -> None:
-    assert export_bundle(**arguments).bundle.digest == exported.bundle.digest
+def test_same_run_same_bundle(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for what it costs, which is measured."""
+    speed = Speed(cpu="a processor", cpu_ms=1.5, frames=7)
+    monkeypatch.setattr(exporter, "measure_speed", lambda *_: speed)
+    arguments |= {"precisions": ("float32", "float16", "int8"), "range_samples": arguments["parity_samples"]}
+    first = export_bundle(**arguments).bundle
+    again = export_bundle(**arguments | {"weights_root": arguments["weights_root"] / "again"}).bundle
+    assert first.digest == again.digest
+    assert dict.fromkeys(first.manifest.graphs, speed) == first.manifest.speeds
+
+
+def test_what_a_frame_costs_is_measured_and_told(exported: Exported, samples: list[Sample]) -> None:
+    (speed,) = exported.bundle.manifest.speeds.values()
+    assert speed.frames == len(samples)
+    assert 0 < speed.cpu_ms < 1000
+    card = exported.bundle.file("MODEL_CARD.md").read_text()
+    assert f"| `float32` | {speed.cpu_ms:.1f} ms | {len(samples)} | {cpu_name()} |" in card
 
 
 def test_half_precision_beside_float32(arguments: dict[str, Any]) -> None:
@@ -152,10 +169,47 @@ def test_half_precision_beyond_its_limits_is_not_published(arguments: dict[str, 
     assert not weights.exists()
 
 
-def test_a_precision_that_there_is_not(arguments: dict[str, Any], weights: Path) -> None:
-    with pytest.raises(ExportError, match="cannot export int8"):
+def test_int8_beside_float32(arguments: dict[str, Any], samples: list[Sample]) -> None:
+    good = [sample for sample in samples if not sample.defective]
+    limits = {"int8": ParityLimits(score_relative=0.2, map_relative=0.5)}  # random weights amplify what they are given
+    exported = export_bundle(**arguments, precisions=("int8",), range_samples=good, parity_limits=limits)
+    bundle = exported.bundle
+    manifest = bundle.manifest
+    assert manifest.graphs == {"float32": "model.onnx", "int8": "model.int8.onnx"}
+    assert set(manifest.parity) == set(manifest.speeds) == {"float32", "int8"}
+    assert manifest.score_tolerances == {"int8": 0.01}
+    for sample in manifest.golden_samples:
+        answer = bundle.golden_answer(sample, "int8")
+        assert answer.verdict == sample.verdict
+        assert answer.score != sample.score
+        assert bundle.check_answer(sample, answer.score, bundle.golden_map(answer), "int8") == 0
+    assert "`int8`: ONNX Runtime" in bundle.file("MODEL_CARD.md").read_text()
+
+
+def test_int8_beyond_its_limits_is_not_published(
+    arguments: dict[str, Any], samples: list[Sample], weights: Path
+) -> None:
+    limits = {"int8": ParityLimits(score_relative=1e-7)}
+    with pytest.raises(ParityError, match=r"int8 differs from[\s\S]*test/good_0\.png"):
+        export_bundle(**arguments, precisions=("int8",), range_samples=samples, parity_limits=limits)
+    assert not weights.exists()
+
+
+def test_int8_needs_normal_images(arguments: dict[str, Any], weights: Path) -> None:
+    with pytest.raises(ExportError, match="to learn the ranges of int8 from"):
         export_bundle(**arguments, precisions=("int8",))
     assert not weights.exists()
+
+
+def test_a_precision_that_there_is_not(arguments: dict[str, Any], weights: Path) -> None:
+    with pytest.raises(ExportError, match="cannot export int4; there are: float32, float16, int8"):
+        export_bundle(**arguments, precisions=("int4",))
+    assert not weights.exists()
+
+
+@pytest.mark.parametrize(("limit", "chosen"), [(1, [0]), (2, [0, 3]), (3, [0, 2, 4]), (7, range(7)), (9, range(7))])
+def test_images_are_taken_from_all_over(samples: list[Sample], limit: int, chosen: Sequence[int]) -> None:
+    assert list(evenly(samples, limit)) == [samples[index] for index in chosen]
 
 
 def test_an_engine_passes_the_gate_of_the_graphs(arguments: dict[str, Any], samples: list[Sample]) -> None:

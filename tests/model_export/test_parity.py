@@ -78,6 +78,18 @@ def test_a_flipped_verdict_is_refused_whatever_the_difference() -> None:
     assert not report.accepted
 
 
+@pytest.mark.parametrize(("frames_compared", "accepted"), [(499, False), (500, True)])
+def test_a_share_of_the_verdicts_may_flip_where_that_is_allowed(frames_compared: int, accepted: bool) -> None:
+    """One of 500 frames is 0.2 %, one of 499 is more."""
+    row = [0.5] * 255
+    limits = ParityLimits(score_relative=1.0, flipped_share=0.002)
+    table, candidate = Answers([1.999, *row]), Answers([2.001, *row])
+    many = ((f"frame-{n}", np.full((4, 4, 4), min(n, 255), np.uint8)) for n in range(frames_compared))
+    report = compare(table, candidate, many, CALIBRATION, limits)
+    assert len(report.flipped) == 1
+    assert report.accepted == accepted
+
+
 def test_a_frame_that_is_the_threshold_may_fall_on_either_side() -> None:
     report = compare(Answers([2.0]), Answers([2.000001]), frames(1), CALIBRATION)
     assert [frame.name for frame in report.ties] == ["frame-0"]

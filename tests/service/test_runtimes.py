@@ -1,16 +1,18 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from brightness_graph import graph
-from serving import DEFECTIVE, GOOD, MAP_SIZE, SCORE_THRESHOLD, running, write_bundle
+from serving import DEFECTIVE, GOOD, MAP_SIZE, SCORE_THRESHOLD, running, wait_until, write_bundle
 
 from model_export.bundle import load_bundle
 from service.runtimes import onnx as onnx_runtime
 from service.runtimes.fake import FakeRuntime
 from service.runtimes.onnx import OnnxCpuRuntime
 from service.runtimes.protocol import RuntimeUnusableError
+from service.self_test import SelfTestError, run_self_test
 from service.settings import Settings
 
 
@@ -56,6 +58,49 @@ def test_unusable_graph(tmp_path: Path, content: bytes, message: str) -> None:
     bundle = load_bundle(write_bundle(tmp_path, graph=content))
     with pytest.raises(RuntimeUnusableError, match=message):
         OnnxCpuRuntime(sessions=1).load(bundle)
+
+
+def with_int8(manifest: dict[str, Any]) -> None:
+    """The same graph under another name, of which the golden samples expect another answer than float32's."""
+    manifest["graphs"]["int8"] = "model.onnx"
+    manifest["score_tolerances"] = {"int8": 1e-3}
+    for sample in manifest["golden_samples"]:
+        sample["answers"] = {"int8": {key: sample[key] for key in ("anomaly_map", "score", "verdict")}}
+        sample["score"] *= 1.1
+
+
+def test_the_precision_that_is_asked_for_runs_and_is_held_to_its_own_answers(tmp_path: Path) -> None:
+    bundle = load_bundle(write_bundle(tmp_path, graph=graph(), change=with_int8))
+    runtime = OnnxCpuRuntime(1, "int8")
+    runtime.load(bundle)
+    assert runtime.describe().precision == "int8"
+    assert run_self_test(bundle, runtime).largest_score_difference < 1e-3
+    float32 = OnnxCpuRuntime(1)
+    float32.load(bundle)
+    with pytest.raises(SelfTestError, match=r"expected 2\.2"):
+        run_self_test(bundle, float32)
+
+
+def test_a_bundle_without_the_precision_is_refused(tmp_path: Path) -> None:
+    bundle = load_bundle(write_bundle(tmp_path, graph=graph()))
+    with pytest.raises(RuntimeUnusableError, match=r"has no int8 graph; has: float32; set precision to one"):
+        OnnxCpuRuntime(1, "int8").load(bundle)
+
+
+def test_a_station_without_the_precision_does_not_start(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "weights", graph=graph())
+    settings = Settings(weights=tmp_path / "weights", var=tmp_path / "var", sessions=1, precision="int8")
+    with running(settings, until_ready=False) as line:
+        wait_until(lambda: line.station.state == "failed")
+        assert "has no int8 graph" in line.http.get("/readyz").json()["detail"]
+
+
+def test_service_in_int8(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "weights", graph=graph(), change=with_int8)
+    settings = Settings(weights=tmp_path / "weights", var=tmp_path / "var", sessions=1, precision="int8")
+    with running(settings) as line:
+        assert line.post(DEFECTIVE).json()["score"] == 1.5625
+        assert 'precision="int8"' in line.http.get("/metrics").text
 
 
 def test_another_provider_than_asked_for_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,15 @@ def test_defaults() -> None:
     settings = load_settings()
     assert (settings.host, settings.port, settings.bundle) == ("127.0.0.1", 8000, "tec-grain-demo/1")
     assert settings.sessions == available_cpus() >= 1
+    assert (settings.runtime, settings.precision) == ("cpu", "float32")
+
+
+def test_unknown_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATSNET_PRECISION", "int8")
+    assert load_settings().precision == "int8"
+    monkeypatch.setenv("ATSNET_PRECISION", "float16")
+    with pytest.raises(SettingsError, match=r"precision.*'float32' or 'int8'"):
+        load_settings()
 
 
 def test_arguments_beat_the_environment_which_beats_the_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
