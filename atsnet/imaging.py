@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from atsnet.limits import DEFAULT_MAX_PIXELS
+
 UInt8Array = NDArray[np.uint8]
 Float32Array = NDArray[np.float32]
 
@@ -27,8 +29,6 @@ RawFormat = Literal["mono8", "mono16le", "bgr8", "rgb8"]
 
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 """File name endings (lower case) that a data folder's images may have."""
-
-DEFAULT_MAX_PIXELS: Final = 40_000_000
 
 _PILLOW_FORMATS: Final = ("JPEG", "PNG", "BMP", "TIFF")
 

@@ -118,7 +118,8 @@ class LocalInspector:
         """See `Inspector`."""
         import numpy as np
 
-        from atsnet.imaging import DEFAULT_MAX_PIXELS, ImageError
+        from atsnet.imaging import ImageError
+        from atsnet.limits import DEFAULT_MAX_PIXELS
         from service.heatmap import overlay_png
 
         manifest, arrival = self._bundle.manifest, time.monotonic()

@@ -54,7 +54,7 @@ app.command(epilog=export.EXAMPLES, help=help_of(export.export))(export.export)
 app.command(cls=serve.ServeCommand, help=help_of(serve.serve))(serve.serve)
 app.command(epilog=inspect.EXAMPLES, help=help_of(inspect.inspect))(inspect.inspect)
 app.command(epilog=grains.EXAMPLES, help=help_of(grains.grains))(grains.grains)
-app.command(epilog=pretrain.EXAMPLES, help=help_of(pretrain.pretrain))(pretrain.pretrain)
+app.command(cls=pretrain.PretrainCommand, epilog=pretrain.EXAMPLES, help=help_of(pretrain.pretrain))(pretrain.pretrain)
 app.add_typer(keys.app, name="keys")
 app.add_typer(model.app, name="model")
 

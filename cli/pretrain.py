@@ -3,24 +3,23 @@
 import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
-from atsnet.config import PretrainingConfig, describe
 from cli import options
 from cli.devices import DeviceChoice, choose_device
 from cli.errors import CommandError
 from cli.exit_codes import ExitCode
 from cli.output import messages, print_json
 
+if TYPE_CHECKING:
+    from atsnet.config import PretrainingConfig
+
 EXAMPLES = """Examples:
   atsnet pretrain --out weights/trunk.safetensors --steps 3000
   atsnet pretrain --out line.safetensors --images /data/line --objective vicreg --start weights/trunk.safetensors"""
-
-
-def _and_default(text: str, key: str) -> str:
-    return f"{text}; {PretrainingConfig.model_fields[key].default} by default."
 
 
 class ObjectiveChoice(StrEnum):
@@ -28,6 +27,20 @@ class ObjectiveChoice(StrEnum):
 
     FORMULA = "formula"
     VICREG = "vicreg"
+
+
+class PretrainCommand(TyperCommand):
+    """The command with the defaults in its help, taken from the configuration itself."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        from atsnet.config import PretrainingConfig
+
+        for option in self.params:
+            field = PretrainingConfig.model_fields.get(option.name or "")
+            if isinstance(option, TyperOption) and field is not None and option.name != "objective":
+                option.help = f"{option.help}; {field.default} by default."
+        super().format_help(ctx, formatter)
 
 
 def pretrain(
@@ -41,22 +54,14 @@ def pretrain(
             help="formula labels procedural images; vicreg compares views. With --images vicreg, else formula."
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help=_and_default("Steps of training", "steps"))] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, help=_and_default("Images a step", "batch_size"))] = None,
-    size: Annotated[int | None, typer.Option(min=64, help=_and_default("Side of the images in pixels", "size"))] = None,
-    textures: Annotated[int | None, typer.Option(min=5, help=_and_default("Number of formulas", "textures"))] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help=_and_default("Largest learning rate", "learning_rate"))
-    ] = None,
-    warmup_steps: Annotated[
-        int | None, typer.Option(min=0, help=_and_default("Steps to reach it", "warmup_steps"))
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help=_and_default("Same seed, same trunk, on one machine", "seed"))
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help=_and_default("Processes that draw or load images", "workers"))
-    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of training")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Images a step")] = None,
+    size: Annotated[int | None, typer.Option(min=64, help="Side of the images in pixels")] = None,
+    textures: Annotated[int | None, typer.Option(min=5, help="Number of formulas")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Largest learning rate")] = None,
+    warmup_steps: Annotated[int | None, typer.Option(min=0, help="Steps to reach it")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same trunk, on one machine")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that draw or load images")] = None,
     start: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Backbone to go on from; random weights by default.")
     ] = None,
@@ -73,6 +78,7 @@ def pretrain(
     from pydantic import ValidationError
 
     from atsnet.backbones import load_backbone, save_trunk
+    from atsnet.config import PretrainingConfig, describe
     from atsnet.data.layout import find_dataset
     from atsnet.pretraining.pretrain import pretrain as pretrain_trunk
     from atsnet.progress import ConsoleReporter
@@ -111,7 +117,7 @@ def pretrain(
         print_json({"path": str(out), "loss": loss, "licence": licence, "origin": origin})
 
 
-def _command(config: PretrainingConfig, out: Path, images: Path | None, start: str | None) -> str:
+def _command(config: "PretrainingConfig", out: Path, images: Path | None, start: str | None) -> str:
     """The command that repeats it, with every choice spelled out, so that other defaults cannot change it."""
     words = ["atsnet", "pretrain", "--out", str(out)]
     words += ["--images", str(images)] if images else []

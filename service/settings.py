@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from atsnet.imaging import DEFAULT_MAX_PIXELS
+from atsnet.limits import DEFAULT_MAX_PIXELS
+from service.security.redaction import is_secret
+from service.security.settings import SecuritySettings
 
 ENV_PREFIX: Final = "ATSNET_"
 
@@ -28,13 +31,10 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-class Settings(BaseSettings):
+class Settings(SecuritySettings, BaseSettings):
     """The resolved settings of one service process."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
-
-    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
 
     weights: Path = Field(default=Path("weights"), description="Directory of the bundles.")
     bundle: str = Field(
@@ -154,10 +154,15 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
             f"{config}, {ENV_PREFIX}* variables or arguments" if config else f"{ENV_PREFIX}* variables or arguments"
         )
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (got {item['input']!r})"
-            for item in error.errors()
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}{_got(item)}" for item in error.errors()
         )
         raise SettingsError(f"settings from {source}: {problems}") from error
+
+
+def _got(item: ErrorDetails) -> str:
+    # What has an unknown name may be a secret under a wrong one.
+    hidden = item["type"] == "extra_forbidden" or any(is_secret(str(part)) for part in item["loc"])
+    return "" if hidden else f" (got {item['input']!r})"
 
 
 def _check_readable(config: Path) -> None:

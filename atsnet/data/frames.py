@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from atsnet.data.layout import DataError, Sample, list_problems
 from atsnet.imaging import (
-    DEFAULT_MAX_PIXELS,
     Color,
     ImageError,
     InputGeometry,
@@ -21,6 +20,7 @@ from atsnet.imaging import (
     read_image,
     to_frame,
 )
+from atsnet.limits import DEFAULT_MAX_PIXELS
 
 Progress = Callable[[int, int], None]
 """Told how many are done and how many there are, after each one, in the calling thread."""

@@ -41,7 +41,7 @@ def hide(text: str) -> str:
 
 
 def _without_secrets(name: object, value: Any) -> Any:
-    if isinstance(name, str | bytes) and _is_secret(name):
+    if isinstance(name, str | bytes) and is_secret(name):
         return None if value is None else HIDDEN
     if isinstance(value, str):
         return hide(value)
@@ -60,6 +60,7 @@ _LONGEST_HEADER: Final = 65_536
 
 
 @lru_cache(maxsize=1024)
-def _is_secret(name: str | bytes) -> bool:
+def is_secret(name: str | bytes) -> bool:
+    """Whether what has this name is a secret: a field, a header, a setting."""
     text = name.decode("latin-1") if isinstance(name, bytes) else name
     return text.lower().replace("_", "-") in _SECRET_NAMES

@@ -1,4 +1,4 @@
-"""The settings of who may talk to the service and over what."""
+"""The settings of where the service listens, who may talk to it and over what."""
 
 from pathlib import Path
 
@@ -7,6 +7,9 @@ from pydantic import BaseModel, Field
 
 class SecuritySettings(BaseModel):
     """Part of the service's settings."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
 
     api_keys_file: Path | None = Field(
         default=None, description="File of API keys, as `atsnet keys new` makes it; read again when it changes."
