@@ -188,7 +188,7 @@ def test_operation(client: InspectionClient, line: Line) -> None:
     with pytest.raises(BusyError, match="shutting down"):
         client.readyz()
     with pytest.raises(BusyError, match="shutting down"):
-        client.wait_until_ready(0.2)
+        client.wait_until_ready(0.9)
 
 
 def test_asynchronous_client_inspects_at_once(line: Line) -> None:
