@@ -48,8 +48,16 @@ CHANGES: dict[str, Callable[[Values], Values]] = {
     "spread x 1.5": lambda values: values * 1.5,
     "spread x 0.5": lambda values: values * 0.5,
     "ramp, 1 sigma in 10,000": lambda values: values + np.arange(len(values)) / 10_000,
+    "defects in 2 of 100": lambda values: _with_defects(values, 0.02),
+    "defects in 5 of 100": lambda values: _with_defects(values, 0.05),
+    "defects in 10 of 100": lambda values: _with_defects(values, 0.1),
     "always the same value": lambda values: np.full_like(values, 0.3),
 }
+
+
+def _with_defects(values: Values, share: float) -> Values:
+    """Scores above all others, evenly strewn (multiples of the golden ratio)."""
+    return np.where(np.arange(len(values)) * 0.6180339887 % 1 < share, 10, values)
 
 
 def main() -> None:
