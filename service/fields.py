@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -48,6 +48,9 @@ class Fields(BaseModel):
     idempotency_key: Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_printable)] | None = Field(
         default=None, description="Header `Idempotency-Key` only: makes retries the same request."
     )
+    face: tuple[int, int] | None = Field(
+        default=None, description="Of a batch alone, and never the client's to say: which face of how many, from 0."
+    )
 
     @property
     def raw_layout(self) -> RawLayout | None:
@@ -59,14 +62,21 @@ class Fields(BaseModel):
     @property
     def request_key(self) -> str | None:
         """What retries of this request have in common, within the station; `None` where nothing tells them."""
+        identity: list[str | int | None]
         if self.idempotency_key is not None:
-            return json.dumps([self.station, "key", self.idempotency_key])
-        if self.station is not None and self.serial is not None and self.trigger is not None:
-            return json.dumps([self.station, "part", self.serial, self.trigger])
-        return None
+            identity = [self.station, "key", self.idempotency_key]
+        elif self.station is not None and self.serial is not None and self.trigger is not None:
+            identity = [self.station, "part", self.serial, self.trigger]
+        else:
+            return None
+        return json.dumps(identity if self.face is None else [*identity, "face", *self.face])
+
+    def of_face(self, index: int, count: int) -> Self:
+        """The same fields as those of one face of a batch."""
+        return self.model_copy(update={"face": (index, count)})
 
 
-FIELD_NAMES: Final = tuple(name for name in Fields.model_fields if name != "idempotency_key")
+FIELD_NAMES: Final = tuple(name for name in Fields.model_fields if name not in {"idempotency_key", "face"})
 
 
 def url_and_header_fields(request: Request) -> dict[str, str]:

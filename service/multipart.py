@@ -23,11 +23,11 @@ def boundary_of(content_type: str, body: bytes) -> bytes | None:
     return boundary if body.lstrip(b"\r\n").startswith(b"--" + boundary) else None
 
 
-def parse_form(body: bytes, boundary: bytes) -> dict[str, bytes]:
-    """The parts of a multipart form by their names.
+def parse_form(body: bytes, boundary: bytes) -> list[tuple[str, bytes]]:
+    """The parts of a multipart form, each with its name, in their order; several may have the same one.
 
     Raises:
-        Problem: Code 10: the form is damaged. Code 13: a part has no name, or the name of another one.
+        Problem: Code 10: the form is damaged. Code 13: a part has no name, or there are too many of them.
     """
     form = _Form()
     try:
@@ -56,7 +56,7 @@ class _Form:
     """Gathers what the parser calls out."""
 
     def __init__(self) -> None:
-        self.parts: dict[str, bytes] = {}
+        self.parts: list[tuple[str, bytes]] = []
         self.ended = False
         self._name: str | None = None
         self._data = bytearray()
@@ -87,13 +87,9 @@ class _Form:
     def end_part(self) -> None:
         if self._name is None:
             raise Problem(WRONG_FIELD, "a part of the form has no name", extensions={"field": ""})
-        if self._name in self.parts:
-            raise Problem(
-                WRONG_FIELD, f"the form has two parts {self._name[:80]!r}", extensions={"field": self._name[:80]}
-            )
         if len(self.parts) == _MAX_PARTS:
             raise Problem(WRONG_FIELD, f"the form has more than {_MAX_PARTS} parts", extensions={"field": ""})
-        self.parts[self._name] = bytes(self._data)
+        self.parts.append((self._name, bytes(self._data)))
 
     def end(self) -> None:
         self.ended = True

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass
+from typing import Final
 
 from fastapi import Request
 
@@ -11,7 +12,9 @@ from service.fields import Fields, add_parts, parse_trigger, validate
 from service.multipart import boundary_of, parse_form
 from service.problems import DEADLINE_PASSED, NOT_AN_IMAGE, WRONG_FIELD, Problem
 
-IMAGE_PART = "image"
+IMAGE_PART: Final = "image"
+MAX_FACES: Final = 16
+"""Images of one batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +45,81 @@ async def read_submission(
         ClientDisconnect: The client left before the body was complete.
     """
     deadline = _deadline(fields, arrival, default_deadline_ms)
-    try:
-        async with asyncio.timeout_at(deadline):
-            content = await body.read()
-    except TimeoutError:
-        raise Problem(DEADLINE_PASSED, "the deadline passed before the body was complete") from None
+    content = await _content(body, deadline)
     boundary = boundary_of(request.headers.get("content-type", ""), content)
     if boundary is None:
         image = content
     else:
-        parts = parse_form(content, boundary)
-        if IMAGE_PART not in parts:
-            names = ", ".join(repr(name[:80]) for name in parts) or "none"
-            detail = f"the form has no part {IMAGE_PART!r}; has: {names}"
-            raise Problem(WRONG_FIELD, detail, extensions={"field": IMAGE_PART})
-        image = parts.pop(IMAGE_PART)
-        if "trigger" in parts:
-            request.state.trigger = parse_trigger(parts["trigger"].decode("utf-8", "replace"))
-        add_parts(given, parts)
-        fields = validate(given)
+        images, fields = _read_form(request, content, boundary, given)
+        if len(images) > 1:
+            raise _wrong_images("the form has two parts 'image'; POST /v1/inspections:batch takes several")
+        [image] = images
         deadline = _deadline(fields, arrival, default_deadline_ms)
     if not image:
         raise Problem(NOT_AN_IMAGE, "the body is empty; send an image file, bare pixels or a form with an image part")
     return Submission(image, fields, arrival, deadline)
+
+
+async def read_faces(
+    request: Request,
+    body: BodyReader,
+    given: dict[str, str],
+    fields: Fields,
+    *,
+    arrival: float,
+    default_deadline_ms: int,
+) -> list[Submission]:
+    """Read a form with an image part for each face of one grain; the faces share everything but their images.
+
+    Raises:
+        Problem: Codes 10, 11, 13, and 41 when the body did not come before the deadline. What is wrong with one image
+            is left for its inspection to say.
+        ClientDisconnect: The client left before the body was complete.
+    """
+    content = await _content(body, _deadline(fields, arrival, default_deadline_ms))
+    boundary = boundary_of(request.headers.get("content-type", ""), content)
+    if boundary is None:
+        what = "is no form" if content else "is empty"
+        raise Problem(NOT_AN_IMAGE, f"the body {what}; send a multipart form with a part {IMAGE_PART!r} for each face")
+    images, fields = _read_form(request, content, boundary, given)
+    if len(images) > MAX_FACES:
+        raise _wrong_images(f"the form has {len(images)} parts {IMAGE_PART!r}; at most {MAX_FACES} are allowed")
+    deadline = _deadline(fields, arrival, default_deadline_ms)
+    return [
+        Submission(image, fields.of_face(index, len(images)), arrival, deadline) for index, image in enumerate(images)
+    ]
+
+
+async def _content(body: BodyReader, deadline: float) -> bytes:
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await body.read()
+    except TimeoutError:
+        raise Problem(DEADLINE_PASSED, "the deadline passed before the body was complete") from None
+
+
+def _read_form(request: Request, content: bytes, boundary: bytes, given: dict[str, str]) -> tuple[list[bytes], Fields]:
+    """The images of a form, at least one, and the fields that it completes."""
+    images: list[bytes] = []
+    others: dict[str, bytes] = {}
+    for name, data in parse_form(content, boundary):
+        if name == IMAGE_PART:
+            images.append(data)
+        elif name in others:
+            raise Problem(WRONG_FIELD, f"the form has two parts {name[:80]!r}", extensions={"field": name[:80]})
+        else:
+            others[name] = data
+    if not images:
+        names = ", ".join(repr(name[:80]) for name in others) or "none"
+        raise _wrong_images(f"the form has no part {IMAGE_PART!r}; has: {names}")
+    if "trigger" in others:
+        request.state.trigger = parse_trigger(others["trigger"].decode("utf-8", "replace"))
+    add_parts(given, others)
+    return images, validate(given)
+
+
+def _wrong_images(detail: str) -> Problem:
+    return Problem(WRONG_FIELD, detail, extensions={"field": IMAGE_PART})
 
 
 def _deadline(fields: Fields, arrival: float, default_deadline_ms: int) -> float:
