@@ -6,7 +6,7 @@ from service import problems
 from service.fields import FIELD_NAMES, HEADER_PREFIX, Fields
 from service.problems import MEDIA_TYPE, Kind, ProblemDocument
 from service.reply import Reply
-from service.submission import IMAGE_PART
+from service.submission import IMAGE_PART, MAX_FACES
 
 REPLY_QUERY: Final = {"trigger": "123", "station": "s1", "lot": "L7", "serial": "A0001"}
 """The fields that `REPLY` answers."""
@@ -151,6 +151,26 @@ REQUEST: Final[dict[str, Any]] = {
                     "type": "object",
                     "required": [IMAGE_PART],
                     "properties": {IMAGE_PART: _BINARY, **{name: _field_schema(name) for name in FIELD_NAMES}},
+                }
+            },
+        },
+    },
+}
+
+BATCH_REQUEST: Final[dict[str, Any]] = {
+    "parameters": _parameters(),
+    "requestBody": {
+        "required": True,
+        "description": f"A form with a part `{IMAGE_PART}` for each face, {MAX_FACES} at most; the fields are shared.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [IMAGE_PART],
+                    "properties": {
+                        IMAGE_PART: {"type": "array", "items": _BINARY, "minItems": 1, "maxItems": MAX_FACES},
+                        **{name: _field_schema(name) for name in FIELD_NAMES},
+                    },
                 }
             },
         },

@@ -141,18 +141,27 @@ class Front(ABC):
             Problem: Code 40: not ready, draining, or as many under way as may.
         """
         self.check_ready()
-        if self._in_flight >= self._max_in_flight:
-            raise Problem(
-                problems.OVERLOADED,
-                f"{self._in_flight} inspections are under way, which is the limit; try again",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        self._in_flight += 1
+        with self.admitted_further(1):
+            yield
+
+    @contextmanager
+    def admitted_further(self, count: int) -> Iterator[None]:
+        """Count further inspections of an admitted request in for the block, all or none; also while draining.
+
+        Raises:
+            Problem: Code 40: more than may be under way.
+        """
+        if self._in_flight + count > self._max_in_flight:
+            full = self._in_flight >= self._max_in_flight
+            why = "which is the limit" if full else f"and {count} more would be over the limit"
+            detail = f"{self._in_flight} inspections are under way, {why}; try again"
+            raise Problem(problems.OVERLOADED, detail, retry_after_s=RETRY_AFTER_S)
+        self._in_flight += count
         self._idle.clear()
         try:
             yield
         finally:
-            self._in_flight -= 1
+            self._in_flight -= count
             if self._in_flight == 0:
                 self._idle.set()
 
@@ -166,6 +175,11 @@ class Front(ABC):
         if self.state not in ("draining", "failed"):
             self.state = "draining"
             log.info("draining", in_flight=self._in_flight)
+
+    @property
+    def max_in_flight(self) -> int:
+        """Inspections that may be under way at once."""
+        return self._max_in_flight
 
     @property
     def in_flight(self) -> int:

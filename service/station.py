@@ -136,11 +136,6 @@ class Station(Front):
         waited_s = self._equipment.scheduler.longest_call_s
         return waited_s if waited_s > self.settings.hang_seconds else 0.0
 
-    @property
-    def max_in_flight(self) -> int:
-        """Inspections that may be under way at once."""
-        return self._max_in_flight
-
     def abandon(self) -> None:
         """Refuse what is under way and has no verdict yet: its time is up."""
         if self._equipment is not None:
