@@ -10,7 +10,7 @@ from fastapi_offline import FastAPIOffline
 
 from service import openapi, problems
 from service.front import Front, StartError
-from service.routes import direct, inspections, operation
+from service.routes import batch, direct, inspections, operation
 from service.runtimes.protocol import Runtime
 from service.settings import Settings, load_settings
 from service.station import Station
@@ -59,6 +59,7 @@ def create_app(
     openapi.install(app)
     problems.install(app)
     app.include_router(inspections.router)
+    app.include_router(batch.router)
     app.include_router(operation.router)
     direct.install(app)
     return app
