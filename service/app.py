@@ -12,6 +12,10 @@ from service import openapi, problems
 from service.front import Front, StartError
 from service.routes import batch, direct, inspections, operation
 from service.runtimes.protocol import Runtime
+from service.security.gate import Gate, make_gate
+from service.security.gated_app import GatedApp
+from service.security.headers import SecurityHeaders
+from service.security.policy import check
 from service.settings import Settings, load_settings
 from service.station import Station
 
@@ -22,6 +26,7 @@ def create_app(
     settings: Settings | None = None,
     runtime: Runtime | None = None,
     station: Front | None = None,
+    gate: Gate | None = None,
 ) -> FastAPI:
     """Make an application; also what `uvicorn --factory service.app:create_app` calls.
 
@@ -33,8 +38,15 @@ def create_app(
         settings: How to set it up; from environment and defaults if not given.
         runtime: What runs the network; as the settings say if not given.
         station: What the routes ask; one in this process, set up as the settings say, if not given.
+        gate: Whom the routes answer; as the settings say if not given. Whoever listens elsewhere than they say, without
+            keys, is reached by the names of this machine alone.
+
+    Raises:
+        SettingsError: The settings open the service to other machines without saying so, or keys or certificates
+            cannot be used.
     """
     resolved = settings or load_settings()
+    guard = gate or make_gate(resolved, check(resolved, resolved.host))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -61,5 +73,7 @@ def create_app(
     app.include_router(inspections.router)
     app.include_router(batch.router)
     app.include_router(operation.router)
-    direct.install(app)
+    app.add_middleware(GatedApp, gate=guard, max_body_bytes=resolved.max_body_bytes)
+    app.add_middleware(SecurityHeaders)
+    direct.install(app, guard, resolved.max_body_bytes)
     return app

@@ -6,23 +6,27 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from service.app import create_app
 from service.engine.supervisor import Supervisor
 from service.exit_code import ExitCode
-from service.front import Front
 from service.logs import configure_logs
-from service.runtimes.protocol import Runtime
-from service.settings import Settings
+from service.security.gate import make_gate
+from service.security.pixel_limit import limit_opencv
+from service.security.policy import Policy, check
+from service.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from service.front import Front
+    from service.runtimes.protocol import Runtime
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +35,7 @@ _CLOSING_S: Final = 2
 """Time for last answers to reach their clients once every inspection is answered or refused."""
 
 
-def serve(settings: Settings, runtime: Runtime | None = None, *, engine_runtime: str | None = None) -> ExitCode:
+def serve(settings: Settings, runtime: "Runtime | None" = None, *, engine_runtime: str | None = None) -> ExitCode:
     """Serve until SIGTERM or SIGINT; to be called from the main thread.
 
     Prints the address and a line to try on standard output once inspections are accepted; logs and errors go to
@@ -43,6 +47,14 @@ def serve(settings: Settings, runtime: Runtime | None = None, *, engine_runtime:
         engine_runtime: The same with more: `module:function`, which is called with the settings in that process.
     """
     configure_logs(settings.log_format, settings.log_level)
+    if not limit_opencv(settings.max_pixels):
+        log.warning("opencv_limit_too_late", detail="OpenCV had been loaded before; only the header's check holds")
+    try:
+        policy = check(settings, settings.host)
+        gate = make_gate(settings, policy)
+    except SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return ExitCode.CANNOT_START
     try:
         listener = bind(settings.host, settings.port)
     except OSError as error:
@@ -51,13 +63,16 @@ def serve(settings: Settings, runtime: Runtime | None = None, *, engine_runtime:
         return ExitCode.ADDRESS_TAKEN
 
     def announce(sample: Path | None) -> None:
-        print(_announcement(settings, listener, sample), flush=True)  # noqa: T201
+        print(_announcement(settings, policy, listener, sample), flush=True)  # noqa: T201
 
     with listener:
         if settings.worker_count > 1:
             return asyncio.run(Supervisor(settings, listener, engine_runtime, announce).run())
-        orders = Orders(by_signals=True)
-        return asyncio.run(run(create_app(settings, runtime), listener, settings, orders, announce))
+        # Only now: it brings OpenCV, which looks at its limit while it is loaded.
+        from service.app import create_app
+
+        app = create_app(settings, runtime, gate=gate)
+        return asyncio.run(run(app, listener, settings, Orders(by_signals=True), announce, tls=policy.tls))
 
 
 class Orders:
@@ -117,6 +132,7 @@ async def run(
     orders: Orders,
     announce: Callable[[Path | None], None],
     *,
+    tls: Mapping[str, Any],
     at_once: int = _BACKLOG,
 ) -> ExitCode:
     """Serve an application until it is ordered to stop.
@@ -127,6 +143,7 @@ async def run(
         settings: How long to wait for what.
         orders: When to stop.
         announce: Told, once the station has started, where a golden sample is to try.
+        tls: Options of HTTPS, see `policy.check`; none for plain HTTP.
         at_once: Connections that are accepted before anything else is looked at.
     """
     config = uvicorn.Config(
@@ -142,6 +159,7 @@ async def run(
         server_header=False,
         timeout_graceful_shutdown=_CLOSING_S,
         backlog=at_once,
+        **tls,
     )
     server = _Server(config, orders)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -182,7 +200,7 @@ async def run(
     return code
 
 
-async def _drain(station: Front, hurry: asyncio.Task[Literal[True]], grace_s: float) -> bool:
+async def _drain(station: "Front", hurry: asyncio.Task[Literal[True]], grace_s: float) -> bool:
     """Let accepted inspections finish; whether all of them did, within the grace time and before there was a hurry."""
     # Still listening: whoever asks learns from /readyz and from refusals that this station is going.
     station.begin_drain()
@@ -215,12 +233,13 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _announcement(settings: Settings, listener: socket.socket, sample: Path | None) -> str:
+def _announcement(settings: Settings, policy: Policy, listener: socket.socket, sample: Path | None) -> str:
     host, port = listener.getsockname()[:2]
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    base = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    base = f"{policy.scheme}://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
+    key = "" if policy.open else '-H "Authorization: Bearer $ATSNET_API_KEY" '
     return (
         f"ATS-Net inspects at {base} with {settings.bundle}; Ctrl-C stops it.\n"
         f"  documentation   {base}/docs\n"
-        f"  a part to try   curl -sS --data-binary {shlex.quote(f'@{sample}')} {base}/v1/inspections"
+        f"  a part to try   curl -sS {key}--data-binary {shlex.quote(f'@{sample}')} {base}/v1/inspections"
     )

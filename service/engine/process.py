@@ -25,8 +25,10 @@ from service.exit_code import ExitCode
 from service.front import StartError
 from service.logs import configure_logs
 from service.runtimes.protocol import Runtime
+from service.security.gate import make_gate
+from service.security.policy import check
 from service.server import Orders, SharedListener, run
-from service.settings import Settings, available_cpus
+from service.settings import Settings, SettingsError, available_cpus
 from service.station import Station
 
 log = structlog.get_logger(__name__)
@@ -115,7 +117,14 @@ async def _be_worker(line: socket.socket, settings: Settings, listener: socket.s
     def announce(_: Path | None) -> None:
         channel.note({"up": None})
 
-    code = await run(create_app(settings, station=station), listener, settings, orders, announce, at_once=1)
+    try:
+        policy = check(settings, settings.host)
+        app = create_app(settings, station=station, gate=make_gate(settings, policy))
+    except SettingsError as error:
+        channel.note({"failed": str(error)})
+        code = ExitCode.CANNOT_START
+    else:
+        code = await run(app, listener, settings, orders, announce, tls=policy.tls, at_once=1)
     beating.cancel()
     channel.close()
     return code

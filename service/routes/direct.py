@@ -12,25 +12,31 @@ from fastapi import FastAPI, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import problems
+from service.fields import peek_trigger
 from service.problems import FAILED, Problem
 from service.routes import inspections
+from service.routes.station import station_of
+from service.security.gate import Gate
+from service.security.gated_app import admit, refuse
 
 log = structlog.get_logger(__name__)
 
 _PATH: Final = inspections.router.prefix
 
 
-def install(app: FastAPI) -> None:
-    """Make an application answer `POST /v1/inspections` directly."""
+def install(app: FastAPI, gate: Gate, max_body_bytes: int) -> None:
+    """Make an application answer `POST /v1/inspections` directly, to those whom the gate lets in."""
     build = app.build_middleware_stack
-    app.build_middleware_stack = lambda: _Direct(build())  # type: ignore[method-assign]
+    app.build_middleware_stack = lambda: _Direct(build(), gate, max_body_bytes)  # type: ignore[method-assign]
 
 
 class _Direct:
     """Takes the inspections out of what goes to the framework."""
 
-    def __init__(self, framework: ASGIApp) -> None:
+    def __init__(self, framework: ASGIApp, gate: Gate, max_body_bytes: int) -> None:
         self._framework = framework
+        self._gate = gate
+        self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -38,6 +44,14 @@ class _Direct:
             await self._framework(scope, receive, send)
             return
         request = Request(scope, receive)
+        try:
+            admit(self._gate, scope)
+        except Problem as problem:
+            request.state.trigger = peek_trigger(request)
+            # Without its station: whoever is not let in would choose the labels of the metrics.
+            station_of(request).metrics.request(None, problem.kind.slug)
+            await (await refuse(request, problem, self._max_body_bytes))(scope, receive, send)
+            return
         try:
             response = await inspections.inspect(request)
         except Problem as problem:

@@ -3,13 +3,12 @@
 from typing import Final
 
 import structlog
-from fastapi import Request
+from fastapi import Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.body import BodyReader
 from service.problems import Problem, respond
 from service.security.gate import Gate
-from service.security.keys import Identity
 
 log = structlog.get_logger(__name__)
 
@@ -37,32 +36,33 @@ class GatedApp:
             await self._app(scope, receive, send)
             return
         try:
-            identity = ask(self._gate, scope)
+            admit(self._gate, scope)
         except Problem as problem:
-            log.warning("refused", code=problem.kind.code, status=problem.kind.status, detail=problem.detail)
-            await self._refuse(problem, scope, receive, send)
-            return
-        scope.setdefault("state", {})["identity"] = identity
-        await self._app(scope, receive, send)
-
-    async def _refuse(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
-            return
-        request = Request(scope, receive)
-        await BodyReader(request, self._max_body_bytes).discard()
-        await respond(request, problem)(scope, receive, send)
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+                return
+            response = await refuse(Request(scope, receive), problem, self._max_body_bytes)
+            await response(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
-def ask(gate: Gate, scope: Scope) -> Identity:
-    """Ask the gate about an ASGI request or the opening of a WebSocket.
+async def refuse(request: Request, problem: Problem, max_body_bytes: int) -> Response:
+    """Log a refusal and take in what the client still sends; what to answer it then."""
+    log.warning("refused", code=problem.kind.code, status=problem.kind.status, detail=problem.detail)
+    await BodyReader(request, max_body_bytes).discard()
+    return respond(request, problem)
+
+
+def admit(gate: Gate, scope: Scope) -> None:
+    """Ask the gate about an ASGI request or the opening of a WebSocket, and note in its state who asks.
 
     Raises:
         Problem: As `Gate.check` does.
     """
     headers = dict(scope["headers"])
     client = scope.get("client")
-    return gate.check(
+    scope.setdefault("state", {})["identity"] = gate.check(
         scope.get("method", "GET"),
         scope["path"],
         headers.get(b"authorization"),
