@@ -141,6 +141,8 @@ def test_refusals_that_end_say_when_to_try_again(line: Line) -> None:
     assert refusing == {
         "post /v1/inspections 429",
         "post /v1/inspections 503",
+        "post /v1/inspections:batch 429",
+        "post /v1/inspections:batch 503",
         "get /readyz 503",
         *(f"get {record}{picture} 503" for picture in ("", "/image", "/heatmap.png", "/overlay.png")),
     }
