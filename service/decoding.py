@@ -15,8 +15,8 @@ from service.recipes import Recipe
 from service.records.inspection import FrameLayout
 from service.submission import Submission, elapsed_ms
 
-_SMALL_PIXELS: Final = 128 * 128
-"""Decoded within 0.2 ms, which is no more than the way to a thread and back costs."""
+_SMALL_PIXELS: Final = 256 * 256
+"""Decoded within a millisecond, which costs others less than the way to a thread and back costs all."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

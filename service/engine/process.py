@@ -27,7 +27,7 @@ from service.logs import configure_logs
 from service.runtimes.protocol import Runtime
 from service.security.gate import make_gate
 from service.security.policy import check
-from service.server import Orders, SharedListener, run
+from service.server import Orders, SharedListener, keep_heap, run
 from service.settings import Settings, SettingsError, available_cpus
 from service.station import Station
 
@@ -81,6 +81,7 @@ async def _be_engine(line: socket.socket, settings: Settings, runtime: Runtime |
         channel.close()
         return ExitCode.CANNOT_START
     host.open()
+    keep_heap()
     channel.note({"up": str(sample)})
     await orders.stop.wait()
     station.begin_drain()
