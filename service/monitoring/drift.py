@@ -41,7 +41,7 @@ class DriftSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     inspections_per_false_alarm: int = Field(default=100_000, ge=1000)
-    """Mean number of inspections of a recipe between two false alarms, over all its tests."""
+    """The false-alarm rate of a recipe, all its tests together: one in so many inspections."""
     tolerance: float = Field(default=0.25, ge=0, le=2)
     """Change that is none: of the mean in standard deviations, and of the spread as a share; lots are never alike."""
     window: int = Field(default=500, ge=100, le=100_000, multiple_of=LOOKS_PER_WINDOW)

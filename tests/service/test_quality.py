@@ -150,9 +150,10 @@ def test_limits_include_their_ends() -> None:
     gates = Gates(brightness=Limits(min=70, max=70), clipped=Limits(max=0))
     assert gates.check(Quality(70.0, 0.0, 0.0, 0.0)) is None
     assert Gates().check(Quality(math.nan, 0.0, 0.0, 1.0)) is None
-    failure = gates.check(Quality(math.nan, 0.0, 0.0, 0.0))
-    assert failure is not None
-    assert failure.name == "brightness"
+    for limits in (Limits(min=70), Limits(max=70)):
+        failure = Gates(brightness=limits).check(Quality(math.nan, 0.0, 0.0, 0.0))
+        assert failure is not None
+        assert failure.name == "brightness"
 
 
 @pytest.mark.parametrize(

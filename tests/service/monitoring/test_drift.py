@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from service.monitoring.drift import DriftEvent, DriftMonitor, DriftSettings, DriftWatch
 from service.monitoring.reference import Reference
+from service.monitoring.stability import psi_limit
 
 SETTINGS = DriftSettings(inspections_per_false_alarm=100_000, window=200, tolerance=0.0)
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -91,6 +92,23 @@ def test_false_alarms_are_as_rare_as_set() -> None:
         alarms += sum(event.kind == "drifted" for event in events)
     # As many as runs are allowed; three times as many would be by chance once in a million.
     assert 0 < alarms <= runs
+
+
+def test_after_an_alarm_it_learns_again() -> None:
+    # A shift of 0.25 is told from 20,000 unshifted parts, not from 400 calibration images.
+    line = Line()
+    line.run(600, score=2.0)
+    line.run(20_000)
+    line.run(2000, score=0.3)
+    assert [event.kind for event in line.events if event.quantity == "score"][:3] == ["drifted", "recovered", "drifted"]
+    assert next(event for event in line.events[2:] if event.quantity == "score").alarm.observation > 20_600
+
+
+def test_the_allowance_is_shared_by_six_tests() -> None:
+    state = Line().monitor.state.quantities["score"]
+    assert state.evidence_limit == 600_000
+    # A look every 20 inspections.
+    assert state.psi_limit == psi_limit(12, 400, 200, 20 / 600_000)
 
 
 def test_each_quantity_has_an_alarm_of_its_own() -> None:

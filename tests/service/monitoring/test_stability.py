@@ -51,6 +51,14 @@ def test_the_limit_is_exceeded_as_often_as_set(images: int, window: int) -> None
     assert np.mean(found) == pytest.approx((len(masses) - 1) * (1 / images + 1 / window), rel=0.05)
 
 
+@pytest.mark.parametrize("tolerance", [0.1, 0.25, 1.0])
+@pytest.mark.parametrize("rate", [1e-2, 1e-6])
+def test_the_tolerant_limit_is_about_the_non_central_one(tolerance: float, rate: float) -> None:
+    noise = 1 / 200 + 1 / 500
+    exact = noise * stats.ncx2.isf(rate, 11, tolerance**2 / noise)
+    assert exact * 0.99 < psi_limit(12, 200, 500, rate, tolerance) < exact * 1.1
+
+
 def test_what_is_tolerated_stays_below_the_limit() -> None:
     images, window, tolerance = 200, 500, 0.25
     masses, rng = gaps(images), np.random.default_rng(0)
