@@ -39,7 +39,7 @@ _ZERO: Final = 128
 """What 0 is as a byte, in the search."""
 _HEADROOM: Final = 1.25
 """Of the search: positions of defective parts reach farther than those of normal ones."""
-_MOST_MEMBERS: Final = 10
+_MOST_MEMBERS: Final = 5
 """Prototypes that are proposed together."""
 _PROPOSED: Final = 3
 """Sets of prototypes that float32 decides between, at each position."""
@@ -134,7 +134,8 @@ class _IntegerSearch:
         count = len(self._prototypes)
         self._members = max(d for d in range(1, _MOST_MEMBERS + 1) if count % d == 0)
         sets = count // self._members
-        self._at_a_time = max(d for d in range(1, sets + 1) if sets % d == 0 and d * self._members <= _MOST_AT_A_TIME)
+        fitting = max(d for d in range(1, sets + 1) if sets % d == 0 and d * self._members <= _MOST_AT_A_TIME)
+        self._at_a_time = fitting if fitting >= _PROPOSED else sets  # some numbers have no such divisor
         self._sets, self._proposed = sets, min(_PROPOSED, sets)
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
@@ -152,17 +153,36 @@ class _IntegerSearch:
             ends = self._constant(f"ends_{value}", np.array([0, 0, 0, count], np.int64))
             rounded = self._node("Pad", [rounded, ends, self._constant(f"byte_{value}", np.uint8(value))])
         shape = self._constant("by_member", np.array([-1, self._members, self._at_a_time], np.int64))
-        members = self._constant("members", np.array([1], np.int64))
+        one = self._constant("one", np.array([1], np.int64))
         least: list[str] = []
         # Column j * sets + s of a part is member j of its set s: the least of a set is one of whole rows.
         by_set = weights.reshape(width + coarse + 1, self._sets, self._members)
         for start in range(0, self._sets, self._at_a_time):
             part = by_set[:, start : start + self._at_a_time].transpose(0, 2, 1).reshape(len(by_set), -1)
             product = self._node("MatMulInteger", [rounded, self._constant(f"weights_{start}", part), zero])
-            least.append(self._node("ReduceMin", [self._node("Reshape", [product, shape]), members], keepdims=0))
-        joined = self._node("Concat", least, axis=1) if len(least) > 1 else least[0]
-        many = self._constant("proposed", np.array([self._proposed], np.int64))
-        return self._node("TopK", [joined, many], outputs=2, largest=0)
+            least.append(self._node("ReduceMin", [self._node("Reshape", [product, shape]), one], keepdims=0))
+        return self._least_sets(least)
+
+    def _least_sets(self, least: Sequence[str]) -> str:
+        """From the least of each set, `[P, sets of a part]` part by part, to numbers of sets, `int64 [P, proposed]`.
+
+        First the places within a part that have the least values in any of them, then for each of these the part: a few
+        out of many at once would take several times as long.
+        """
+        parts, proposed = len(least), self._proposed
+        by_part = self._constant("by_part", np.array([-1, parts, self._at_a_time], np.int64))
+        stacked = self._node("Reshape", [self._node("Concat", least, axis=1), by_part])
+        one = self._constant("one", np.array([1], np.int64))
+        anywhere = self._node("ReduceMin", [stacked, one], keepdims=0)
+        many = self._constant("proposed", np.array([proposed], np.int64))
+        places = self._node("TopK", [anywhere, many], outputs=2, largest=0)
+        each = self._constant("each", np.array([-1, 1, proposed], np.int64))
+        nowhere = self._constant("nowhere", np.zeros((1, parts, 1), np.int64))
+        everywhere = self._node("Add", [self._node("Reshape", [places, each]), nowhere])
+        values = self._node("GatherElements", [stacked, everywhere], axis=2)
+        part = self._node("ArgMin", [values], axis=1, keepdims=0)
+        start = self._node("Mul", [part, self._constant("sets_of_a_part", np.int64(self._at_a_time))])
+        return self._node("Add", [start, places])
 
     def _decide(self, proposed: str) -> None:
         """The nearest of the members of the proposed sets, `int64 [P]`."""

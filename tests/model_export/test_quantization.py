@@ -118,7 +118,7 @@ def search(prototypes: np.ndarray, reach: float) -> onnxruntime.InferenceSession
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("count", [1, 7, 61, 64, 2000, 2310])
+@pytest.mark.parametrize("count", [1, 7, 64, 1031, 2000, 2310])
 @pytest.mark.parametrize("spread", [0.01, 30.0])
 def test_the_search_finds_the_nearest(count: int, spread: float) -> None:
     """Prototypes of lengths that differ much, and whatever their number divides by."""
@@ -131,7 +131,7 @@ def test_the_search_finds_the_nearest(count: int, spread: float) -> None:
     assert found.dtype == np.int64
     chosen = distances[np.arange(len(positions)), found]
     assert (chosen == distances.min(axis=1)).mean() > 0.98
-    np.testing.assert_allclose(chosen, distances.min(axis=1), rtol=0.02)
+    np.testing.assert_allclose(chosen, distances.min(axis=1), rtol=0.05)
 
 
 def test_a_prototype_is_its_own_nearest_and_positions_beyond_the_range_find_theirs() -> None:
