@@ -7,6 +7,8 @@ from typing import Any, Literal
 import orjson
 import structlog
 
+from service.security.redaction import hiding
+
 
 def configure_logs(log_format: Literal["json", "console"], level: str) -> None:
     """Set up the logs of this process, in JSON for machines or in colours for people."""
@@ -20,12 +22,12 @@ def configure_logs(log_format: Literal["json", "console"], level: str) -> None:
     tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     json: list[structlog.types.Processor] = [
         structlog.processors.ExceptionRenderer(tracebacks),
-        structlog.processors.JSONRenderer(_to_json),
+        hiding(structlog.processors.JSONRenderer(_to_json)),
     ]
     console = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
-    last = json if log_format == "json" else [console]
+    last = json if log_format == "json" else [hiding(console)]
     # Our own events do not pass through the standard library, which takes longer than all else that is done with them.
     structlog.configure(
         processors=[*shared, *last, _encode],

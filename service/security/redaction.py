@@ -1,7 +1,7 @@
 """Keeps keys out of the logs, whichever way they come there: as a field, as a header, inside a text or a traceback."""
 
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -18,16 +18,26 @@ _KEY: Final = re.compile(r"(atsnet_[0-9a-f]{16}_)[A-Za-z0-9_-]+")
 _CREDENTIALS: Final = re.compile(r"(?i)\b(bearer|authorization: *basic)\s+(?!realm=)[A-Za-z0-9._~+/=-]{8,}")
 
 
-def hide_fields(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor, to go before what renders an event: hides fields and headers that hold secrets."""
-    for name, value in event.items():
-        event[name] = _without_secrets(name, value)
-    return event
+_TRACES: Final = ("atsnet_", "bearer", "basic", "authorization", "api", "cookie", "password", "secret", "token")
+"""One of them is in every line that holds something to hide: beginnings of keys, schemes, and parts of the names."""
 
 
-def hide_in_line(_logger: object, _method: str, line: str) -> str:
-    """A structlog processor, to go after what renders an event: hides what is still left in its line."""
-    return hide(line)
+def hiding(render: Callable[..., Any]) -> Callable[..., str]:
+    """A structlog processor that renders events as `render` does, without secrets.
+
+    It renders first and looks for traces of secrets in the line: lines without any, which is almost all of them, cost
+    one look. Else the event's fields are gone through, it is rendered again, and so is what is left in its line.
+    """
+
+    def rendered(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        line: str = render(logger, method, dict(event))  # a copy: renderers take events apart
+        small = line.lower()
+        for trace in _TRACES:
+            if trace in small:
+                return hide(render(logger, method, {name: _without_secrets(name, event[name]) for name in event}))
+        return line
+
+    return rendered
 
 
 def hide(text: str) -> str:

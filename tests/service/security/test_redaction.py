@@ -1,4 +1,5 @@
 import logging
+from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.security.keys import PREFIX
-from service.security.redaction import HIDDEN, hide, hide_fields, hide_in_line
+from service.security.redaction import _SECRET_NAMES, HIDDEN, hide, hiding, is_secret
 
 ID = "0f3c5d7e9a1b2c4d"
 SECRET = "s3cr3t_-" + "A" * 35
@@ -15,7 +16,16 @@ KEY = f"{PREFIX}{ID}_{SECRET}"
 
 
 def event(**fields: Any) -> dict[str, Any]:
-    return dict(hide_fields(None, "info", fields))
+    """What is rendered of an event at last."""
+    rendered: list[dict[str, Any]] = []
+
+    def render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+        rendered.append(dict(event))
+        return repr(event)
+
+    line = hiding(render)(None, "info", fields)
+    assert hide(repr(rendered[-1])) == line
+    return rendered[-1]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +77,27 @@ def test_what_is_no_secret_stays() -> None:
     assert event(**fields) == fields
 
 
+@pytest.mark.parametrize("name", sorted(_SECRET_NAMES))
+def test_no_name_of_a_secret_is_overlooked(name: str) -> None:
+    for written in (name, name.replace("-", "_"), name.title()):
+        assert is_secret(written)
+        assert "s3cr3t" not in hiding(structlog.processors.JSONRenderer())(None, "info", {written: "s3cr3t"})
+
+
+def test_a_line_without_traces_of_secrets_is_rendered_once() -> None:
+    lines: list[str] = []
+
+    def render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+        lines.append(repr(event))
+        return lines[-1]
+
+    hidden = hiding(render)
+    assert hidden(None, "info", {"event": "inspected", "station": "s1"}) == lines[0]
+    assert len(lines) == 1
+    hidden(None, "info", {"event": "refused", "password": "s3cr3t"})
+    assert len(lines) == 3
+
+
 @given(st.text(), st.text())
 def test_a_key_is_hidden_whatever_is_around_it(before: str, after: str) -> None:
     assert SECRET not in hide(f"{before}{KEY} {after}")
@@ -79,9 +110,7 @@ def test_nothing_of_a_key_is_left_in_a_whole_log(capsys: pytest.CaptureFixture[s
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=True)),
-            hide_fields,
-            structlog.processors.JSONRenderer(default=repr),
-            hide_in_line,
+            hiding(structlog.processors.JSONRenderer(default=repr)),
         ],
     )
     handler = logging.StreamHandler()
