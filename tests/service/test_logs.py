@@ -34,7 +34,7 @@ import structlog
 from service.logs import configure_logs
 configure_logs(sys.argv[1], "info")
 log = structlog.get_logger("test")
-log.info("sent", x_api_key="s3cr3t", headers={{b"authorization": b"Bearer s3cr3t-s3cr3t"}})
+log.info("sent", x_api_key="s3cr3t", headers=[(b"authorization", b"Bearer s3cr3t-s3cr3t")])
 log.info("told", detail="the client sent {KEY}")
 logging.getLogger("library").warning("GET /v1/recipes?key=%s", "{KEY}")
 try:
