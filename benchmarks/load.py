@@ -3,10 +3,11 @@
 import resource
 import shutil
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import orjson
 
@@ -18,6 +19,16 @@ _MOST_CONNECTIONS: Final = 128
 _LONGEST_PAUSE_S: Final = 1.5
 _SHORTEST_PAUSE_S: Final = 0.001
 _TRIAL_S: Final = 3
+_TRIES: Final = 5
+_CLOCK_S: Final = 1.0
+"""How far the generator's clock may be from the length that was asked for."""
+
+
+_T = TypeVar("_T")
+
+
+class ClockSetError(Exception):
+    """The machine's clock was set, or the machine stood still, during a measurement: its times mean nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +90,16 @@ def open_loop(url: str, images: Sequence[Path], pace: Pace, seconds: float) -> L
     return _run(url, images, pace.connections, seconds, pause_ms=1e3 * pace.pause_s)
 
 
+def repeated(measure: Callable[[], _T]) -> _T:
+    """Measure, and measure again when the clock was set meanwhile."""
+    for _ in range(_TRIES):
+        try:
+            return measure()
+        except ClockSetError as error:
+            print(f"once more: {error}", file=sys.stderr)
+    raise SystemExit(f"error: the machine's clock was set in each of {_TRIES} measurements")
+
+
 def parse_result(output: str, generator_cpu_s: float) -> Load:
     """What the generator's script printed.
 
@@ -106,7 +127,10 @@ def _run(url: str, images: Sequence[Path], connections: int, seconds: float, *, 
     ran = subprocess.run([*command, *map(str, images)], capture_output=True, text=True, check=False)
     if ran.returncode:
         raise SystemExit(f"error: {' '.join(command)} failed: {ran.stderr or ran.stdout}")
-    return parse_result(ran.stdout, _children_cpu_s() - before)
+    load = parse_result(ran.stdout, _children_cpu_s() - before)
+    if abs(load.seconds - seconds) > _CLOCK_S:
+        raise ClockSetError(f"{seconds:g} s took {load.seconds:.1f} s by the machine's clock")
+    return load
 
 
 def _children_cpu_s() -> float:

@@ -14,7 +14,9 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +24,7 @@ import orjson
 
 from benchmarks.contestants.inspecting import Options
 from benchmarks.contestants.line_up import Contestant, check_answers, run_bare
-from benchmarks.load import Load, closed_loop, find_pace, find_wrk, open_loop
+from benchmarks.load import Load, closed_loop, find_pace, find_wrk, open_loop, repeated
 from benchmarks.processes import Program
 from benchmarks.serving_report import BARE, LITSERVE, Figures, draw, median_of, print_criteria, print_table
 from benchmarks.tiny_bundle import NAME, write_tiny_bundle
@@ -160,16 +162,14 @@ def _measure(contestant: Contestant, bundle: Bundle, options: argparse.Namespace
     with tempfile.TemporaryDirectory() as folder, contestant.running(Path(folder)) as (program, url):
         check_answers(url, bundle, _precision())
         for clients in options.clients:
-            closed_loop(url, images, clients, _WARM_UP_S)
-            with _Bill(program) as bill:
-                load = closed_loop(url, images, clients, options.seconds)
-            found.append(bill.figures(contestant.name, _clients(clients), load))
+            repeated(partial(closed_loop, url, images, clients, _WARM_UP_S))
+            measure = partial(closed_loop, url, images, clients, options.seconds)
+            found.append(repeated(partial(_bill, program, measure, contestant.name, _clients(clients))))
         best = max(found, key=lambda figures: figures.rate)
         for share in options.shares:
-            pace = find_pace(url, images, share * best.rate)
-            with _Bill(program) as bill:
-                load = open_loop(url, images, pace, options.seconds)
-            found.append(bill.figures(contestant.name, f"{share:.0%} of its peak", load))
+            pace = repeated(partial(find_pace, url, images, share * best.rate))
+            measure = partial(open_loop, url, images, pace, options.seconds)
+            found.append(repeated(partial(_bill, program, measure, contestant.name, f"{share:.0%} of its peak")))
     return found
 
 
@@ -177,35 +177,24 @@ def _clients(number: int) -> str:
     return f"{number} client{'s' if number > 1 else ''}"
 
 
-class _Bill:
-    """What a program used during a block."""
-
-    def __init__(self, program: Program) -> None:
-        self._program = program
-
-    def __enter__(self) -> "_Bill":
-        self._cpu_s, self._rss = self._program.cpu_s(), self._program.rss_bytes()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._cpu_s = self._program.cpu_s() - self._cpu_s
-        self._grown, self._rss = self._program.rss_bytes() - self._rss, self._program.rss_bytes()
-
-    def figures(self, contestant: str, kind: str, load: Load) -> Figures:
-        """For one line of the table."""
-        requests = max(1, load.requests)
-        return Figures(
-            contestant=contestant,
-            load=kind,
-            rate=load.rate,
-            p50_ms=load.p50_ms,
-            p99_ms=load.p99_ms,
-            cpu_ms=1e3 * self._cpu_s / requests,
-            rss_mib=self._rss / 2**20,
-            grown_kib=self._grown / 2**10 / requests,
-            failures=load.failures,
-            generator_share=load.generator_cpu_s / load.seconds,
-        )
+def _bill(program: Program, measure: Callable[[], Load], contestant: str, kind: str) -> Figures:
+    """What a load got, and what the program used for it."""
+    cpu_s, rss = program.cpu_s(), program.rss_bytes()
+    load = measure()
+    cpu_s, grown = program.cpu_s() - cpu_s, program.rss_bytes() - rss
+    requests = max(1, load.requests)
+    return Figures(
+        contestant=contestant,
+        load=kind,
+        rate=load.rate,
+        p50_ms=load.p50_ms,
+        p99_ms=load.p99_ms,
+        cpu_ms=1e3 * cpu_s / requests,
+        rss_mib=(rss + grown) / 2**20,
+        grown_kib=grown / 2**10 / requests,
+        failures=load.failures,
+        generator_share=load.generator_cpu_s / load.seconds,
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.load import Load, Pace, closed_loop, find_pace, open_loop, parse_result
+from benchmarks.load import ClockSetError, Load, Pace, closed_loop, find_pace, open_loop, parse_result, repeated
 
 OUTPUT = """Running 2s test @ http://127.0.0.1:8000/v1/inspections
   1 threads and 16 connections
@@ -70,16 +70,16 @@ def test_a_generator_that_fails_ends_the_benchmark_with_its_words(monkeypatch: p
 
 def test_a_closed_loop_has_a_connection_for_each_client_and_no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     wrk = replace_wrk(monkeypatch, OUTPUT)
-    closed_loop("http://host/", [Path("a.png"), Path("b.png")], 16, 5)
+    closed_loop("http://host/", [Path("a.png"), Path("b.png")], 16, 2)
     (command,) = wrk.commands
     assert command[command.index("--connections") + 1] == "16"
-    assert command[command.index("--duration") + 1] == "5s"
+    assert command[command.index("--duration") + 1] == "2s"
     assert command[-4:] == ["--", "0.000", "a.png", "b.png"]
 
 
 def test_an_open_loop_pauses_on_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     wrk = replace_wrk(monkeypatch, OUTPUT)
-    open_loop("http://host/", [Path("a.png")], Pace(100, 0.25), 5)
+    open_loop("http://host/", [Path("a.png")], Pace(100, 0.25), 2)
     (command,) = wrk.commands
     assert command[command.index("--connections") + 1] == "100"
     assert command[-2:] == ["250.000", "a.png"]
@@ -96,3 +96,26 @@ def test_a_pace_allows_for_the_time_of_an_answer(monkeypatch: pytest.MonkeyPatch
 def test_a_server_that_cannot_keep_the_pace_is_asked_as_often_as_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     replace_wrk(monkeypatch, answer(0, 3.0))
     assert 0 < find_pace("http://host/", [], 60).pause_s < 0.01
+
+
+def test_a_measurement_during_which_the_clock_was_set_is_void(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_wrk(monkeypatch, answer(400, 64.0))
+    with pytest.raises(ClockSetError, match=r"4 s took 64\.0 s"):
+        closed_loop("http://host/", [], 1, 4)
+
+
+def test_a_void_measurement_is_repeated_but_not_for_ever() -> None:
+    failures = [ClockSetError("set"), ClockSetError("set")]
+
+    def measure() -> str:
+        if failures:
+            raise failures.pop()
+        return "measured"
+
+    assert repeated(measure) == "measured"
+
+    def void() -> str:
+        raise ClockSetError("set")
+
+    with pytest.raises(SystemExit, match="clock was set"):
+        repeated(void)
