@@ -7,16 +7,19 @@ PORT ?= 8000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help run test check lint types imports format clean
+.PHONY: help run test test-postgres check lint types imports format clean
 
 help:  ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/runtime-installed  ## Start the service with the committed bundle; HOST= and PORT= change the address
 	@exec $(BIN)/atsnet serve --host $(HOST) --port $(PORT) --log-format console
 
-test: .venv/tests-installed  ## Run every test that needs no GPU
+test: .venv/tests-installed  ## Run every test that needs no GPU and no PostgreSQL
 	$(BIN)/python -m pytest
+
+test-postgres: .venv/tests-installed  ## Run the tests of the records on a PostgreSQL server that they start
+	$(BIN)/python -m pytest -m postgres tests/service
 
 check: lint types imports  ## Lint, types and import rules
 
@@ -52,5 +55,5 @@ clean:  ## Remove the environment and every cache; var/ and runs/ stay
 	@echo "installing the runtime, training and test requirements into .venv ..."
 	@# torch first and alone: its exact version keeps the resolver from looking at other builds.
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
-	@$(PIP) --editable '.[cpu,triton,train,dev]'
+	@$(PIP) --editable '.[cpu,postgres,triton,train,dev]'
 	@touch $@ .venv/runtime-installed

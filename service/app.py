@@ -10,7 +10,7 @@ from fastapi_offline import FastAPIOffline
 
 from service import openapi, problems
 from service.front import Front, StartError
-from service.routes import batch, direct, inspections, operation
+from service.routes import batch, direct, inspections, operation, records
 from service.runtimes.protocol import Runtime
 from service.security.gate import Gate, make_gate
 from service.security.gated_app import GatedApp
@@ -71,6 +71,7 @@ def create_app(
     openapi.install(app)
     problems.install(app)
     app.include_router(inspections.router)
+    app.include_router(records.router)
     app.include_router(batch.router)
     app.include_router(operation.router)
     app.add_middleware(GatedApp, gate=guard, max_body_bytes=resolved.max_body_bytes)

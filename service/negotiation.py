@@ -9,15 +9,24 @@ _JSON_TYPES: Final = ("application/json", "application/problem+json")
 
 def wants_line(request: Request) -> bool:
     """Whether `Accept` prefers `text/plain` to JSON; JSON wins a tie, and where nothing is said."""
+    return _prefers(request, "text/plain")
+
+
+def wants_csv(request: Request) -> bool:
+    """Whether `Accept` prefers `text/csv` to JSON; JSON wins a tie, and where nothing is said."""
+    return _prefers(request, "text/csv")
+
+
+def _prefers(request: Request, kind: str) -> bool:
     qualities = _qualities(request.headers.get("accept", ""))
-    plain = qualities.get("text/plain", 0.0)
-    if plain == 0.0:
+    quality = qualities.get(kind, 0.0)
+    if quality == 0.0:
         return False
     named = [qualities[kind] for kind in _JSON_TYPES if kind in qualities]
     if named:
-        return plain > max(named)
+        return quality > max(named)
     # A wildcard is a weaker wish than a type that was named.
-    return plain >= max(qualities.get("application/*", 0.0), qualities.get("*/*", 0.0))
+    return quality >= max(qualities.get("application/*", 0.0), qualities.get("*/*", 0.0))
 
 
 def result_line(result: int, code: int, trigger: int | None, score: float | None, inspection_id: str | None) -> str:

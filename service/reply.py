@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 VerdictWord = Literal["pass", "review", "fail", "not_evaluated"]
+ReviewWord = Literal["confirmed", "false_reject", "missed_defect"]
 ResultCode = Literal[0, 1, 2, 3, 4]
 
 
@@ -73,8 +74,19 @@ class Reply(Verdict):
         return self.model_dump(exclude=None if with_heatmap else {"heatmap"})
 
 
-class RecordDocument(Verdict):
-    """A recorded inspection, read back."""
+class Review(BaseModel):
+    """What a person says of an inspection; the verdict itself never changes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    review: ReviewWord
+    note: str
+    by: str | None = Field(description="Name of the API key; null where the service is open.")
+    created: datetime = Field(description="When, UTC.")
+
+
+class ListedRecord(Verdict):
+    """A recorded inspection, as the listing has it."""
 
     created: datetime = Field(description="When the request arrived, UTC.")
     model_digest: str = Field(description="sha256 of the bundle's manifest.")
@@ -82,5 +94,18 @@ class RecordDocument(Verdict):
     image_sha256: str
     image_width: int
     image_height: int
-    kept: bool = Field(description="Whether the image is still in the archive.")
     detail: str | None = Field(description="What went wrong, for result 3.")
+    review: Review | None = Field(default=None, description="The latest review; null where there is none.")
+
+
+class RecordDocument(ListedRecord):
+    """A recorded inspection, read back."""
+
+    kept: bool = Field(description="Whether the image is still in the archive.")
+
+
+class RecordPage(BaseModel):
+    """A page of the listing."""
+
+    items: tuple[ListedRecord, ...] = Field(description="Newest first.")
+    next: str | None = Field(description="Cursor of the page that follows; null after the last one.")

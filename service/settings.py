@@ -44,6 +44,15 @@ class Settings(SecuritySettings, BaseSettings):
     )
     var: Path = Field(default=Path("var"), description="Directory of everything that the service writes.")
 
+    database_url: str | None = Field(
+        default=None,
+        description="Database of the records, `postgresql://USER:PASSWORD@HOST:PORT/NAME` or `sqlite:///PATH`; "
+        "by default the file `records.sqlite3` under `var`.",
+    )
+    records_keep_days: float | None = Field(
+        default=None, gt=0, le=36_500, description="Days after which records are deleted; by default never."
+    )
+
     runtime: Literal["cpu", "cuda", "tensorrt", "triton"] = Field(
         default="cpu",
         description="What runs the network: ONNX Runtime on the CPU or a GPU, TensorRT, or a remote Triton.",

@@ -17,6 +17,7 @@ from service.inspector import RETRY_AFTER_S, Inspector
 from service.metrics import Metrics
 from service.problems import Problem
 from service.recipes import RecipeBook, default_recipe
+from service.records.database import database_url
 from service.records.store import RecordStore
 from service.records.writer import RecordError
 from service.runtimes.choice import make_runtime
@@ -156,7 +157,7 @@ class Station(Front):
             self._runtime.load(bundle)
             report = run_self_test(bundle, self._runtime)
             log.info("self_test_passed", samples=report.samples, largest_difference=report.largest_score_difference)
-            records = RecordStore(settings.var / "records.sqlite3")
+            records = RecordStore(database_url(settings.database_url, settings.var), settings.records_keep_days)
             self._closing.callback(records.close)
             archive = Archive(
                 settings.var / "archive",

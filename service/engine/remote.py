@@ -26,6 +26,7 @@ from service.picture import ImageFile
 from service.preparation import Prepared
 from service.problems import Problem
 from service.recipes import RecipeBook, UnknownRecipeError
+from service.records.database import database_url
 from service.records.inspection import FrameLayout
 from service.records.store import RecordReader
 from service.reply import Reply
@@ -291,7 +292,7 @@ class RemoteStation(Front):
     def _welcome(self, session: Session, welcome: Welcome) -> None:
         settings = self.settings
         if self._records is None:
-            self._records = RecordReader(settings.var / "records.sqlite3")
+            self._records = RecordReader(database_url(settings.database_url, settings.var))
         if self._decoder is None:
             self._decoder = Decoder(welcome.geometry, self._decode_threads, settings.max_pixels)
         inspector = RemoteInspector(

@@ -5,24 +5,28 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 from ulid import ULID
 
 from atsnet.imaging import InputGeometry, Placement
-from service.reply import RecordDocument, Region, Reply, ResultCode, Timing, VerdictWord
+from service.reply import ListedRecord, RecordDocument, Region, Reply, ResultCode, Review, Timing, VerdictWord
 
 _random: Final = random.Random()
+_last_id = 0
 _ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
 def new_id() -> str:
-    """A new inspection id: a ULID, so that ids sort by time.
+    """A new inspection id: a ULID, so that ids sort by time; in one process each is greater than those before it.
 
-    Its randomness keeps ids apart and is no secret, so that it need not be asked of the system each time.
+    Its randomness keeps ids apart and is no secret, so that it need not be asked of the system each time. Within a
+    millisecond, and while a clock that was set back has not caught up, ids go on from the last one.
     """
-    return str(ULID.from_int(time.time_ns() // 1_000_000 << 80 | _random.getrandbits(80)))
+    global _last_id  # the events rely on the order: who got one id need not look before it again
+    _last_id = max(_last_id + 1, time.time_ns() // 1_000_000 << 80 | _random.getrandbits(80))
+    return str(ULID.from_int(_last_id))
 
 
 def is_id(text: str) -> bool:
@@ -95,16 +99,23 @@ class Inspection:
             heatmap=heatmap,
         )
 
-    def document(self, *, kept: bool) -> RecordDocument:
+    def listed(self, review: Review | None) -> ListedRecord:
+        """The record as the listing has it, with the review that counts."""
+        return ListedRecord(**self._document(review))
+
+    def document(self, review: Review | None, *, kept: bool) -> RecordDocument:
         """The record as it is read back over HTTP."""
-        return RecordDocument(
+        return RecordDocument(**self._document(review), kept=kept)
+
+    def _document(self, review: Review | None) -> dict[str, Any]:
+        return {
             **self.reply().model_dump(exclude={"heatmap"}),
-            created=self.created,
-            model_digest=self.model_digest,
-            raw_score=self.raw_score,
-            image_sha256=self.image_sha256,
-            image_width=self.image_width,
-            image_height=self.image_height,
-            kept=kept,
-            detail=self.detail,
-        )
+            "created": self.created,
+            "model_digest": self.model_digest,
+            "raw_score": self.raw_score,
+            "image_sha256": self.image_sha256,
+            "image_width": self.image_width,
+            "image_height": self.image_height,
+            "detail": self.detail,
+            "review": review,
+        }

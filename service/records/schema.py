@@ -1,11 +1,28 @@
-"""The tables, in terms that SQLite and PostgreSQL share."""
+"""The tables, in terms that SQLite and PostgreSQL share.
+
+This is what they have become; `migrations` makes them, and a test holds the two together.
+"""
 
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from pydantic import TypeAdapter
-from sqlalchemy import JSON, BigInteger, Column, DateTime, Float, Integer, MetaData, Row, String, Table, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    RowMapping,
+    String,
+    Table,
+    Text,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
@@ -32,15 +49,19 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 metadata: Final = MetaData()
 
+_ID: Final = String(26).with_variant(String(26, collation="C"), "postgresql")
+_SERIAL: Final = BigInteger().with_variant(Integer, "sqlite")
+_ORDERED: Final = Text().with_variant(Text(collation="C"), "postgresql")
+
 inspections: Final = Table(
     "inspections",
     metadata,
-    Column("id", String(26), primary_key=True),
-    Column("created", UtcDateTime, nullable=False, index=True),
+    Column("id", _ID, primary_key=True),
+    Column("created", UtcDateTime, nullable=False),
     Column("request_key", Text, unique=True),
-    Column("station", Text, index=True),
-    Column("lot", Text, index=True),
-    Column("serial", Text, index=True),
+    Column("station", Text),
+    Column("lot", Text),
+    Column("serial", Text),
     Column("trigger", BigInteger),
     Column("recipe", Text, nullable=False),
     Column("recipe_version", Integer, nullable=False),
@@ -60,6 +81,38 @@ inspections: Final = Table(
     Column("image_height", Integer, nullable=False),
     Column("layout", JSON, nullable=False),
     Column("detail", Text),
+    Index("ix_inspections_station", "station", "id"),
+    Index("ix_inspections_lot", "lot", "id"),
+    Index("ix_inspections_serial", "serial", "id"),
+)
+
+reviews: Final = Table(
+    "reviews",
+    metadata,
+    Column("id", _SERIAL, primary_key=True),
+    Column("inspection_id", _ID, ForeignKey("inspections.id"), nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("reviewer", Text),
+    Column("review", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Index("ix_reviews_inspection_id", "inspection_id", "id"),
+    Index("ix_reviews_review", "review", "inspection_id"),
+    sqlite_autoincrement=True,
+)
+
+audit_trail: Final = Table(
+    "audit",
+    metadata,
+    Column("id", _SERIAL, primary_key=True),
+    Column("created", UtcDateTime, nullable=False),
+    Column("actor", Text),
+    Column("role", Text),
+    Column("action", Text, nullable=False),
+    Column("subject", _ORDERED, nullable=False),
+    Column("old", JSON(none_as_null=True)),
+    Column("new", JSON(none_as_null=True)),
+    Index("ix_audit_action", "action", "subject"),
+    sqlite_autoincrement=True,
 )
 
 _REGIONS: Final = TypeAdapter(tuple[Region, ...])
@@ -75,9 +128,9 @@ def to_row(inspection: Inspection) -> dict[str, Any]:
     return row
 
 
-def from_row(row: Row[Any]) -> Inspection:
-    """The inspection of a row of the table."""
-    values = dict(row._mapping)
+def from_row(row: RowMapping) -> Inspection:
+    """The inspection of a row of the table; further columns do not matter."""
+    values = {name: row[name] for name in _FIELDS}
     values["regions"] = _REGIONS.validate_python(values["regions"])
     values["timing"] = Timing.model_validate(values["timing"])
     values["layout"] = FrameLayout.model_validate(values["layout"])

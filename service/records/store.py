@@ -1,80 +1,123 @@
-"""The records on disk: SQLite in WAL mode, every commit flushed to the disk before it counts."""
+"""The records in their database: what every process reads of them, and what one process writes."""
 
 import asyncio
-import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar
 
-import orjson
-from sqlalchemy import ColumnElement, Engine, create_engine, event, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import URL, ColumnElement, Connection, select
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from service.records.audit import Actor
+from service.records.database import RecordError, describe, open_database, reason_of, writing
 from service.records.inspection import Inspection
-from service.records.schema import from_row, inspections, metadata
-from service.records.writer import RecordError, RecordWriter
+from service.records.listing import latest_review
+from service.records.migration import migrate
+from service.records.retention import Retention
+from service.records.review import add_review
+from service.records.schema import from_row, inspections
+from service.records.writer import RecordWriter
+from service.reply import Review, ReviewWord
+
+_T = TypeVar("_T")
 
 _READERS: Final = 4
-"""Threads that read; with the writer's, as many connections as SQLAlchemy's pool keeps open."""
+"""Threads that read; with those for lists, the writer and the retention, fewer than SQLAlchemy's pool has room for."""
+_LISTERS: Final = 2
 
 
 class RecordReader:
-    """Reads inspections; any number of processes may.
+    """Reads inspections, and writes what people say of them; any number of processes may.
+
+    Every method raises `RecordError` where the database does not answer.
 
     Args:
-        path: The database file, that of a `RecordStore`.
+        url: The database, that of a `RecordStore`; see `database.database_url`.
+
+    Raises:
+        RecordError: The database's driver is not installed.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.engine = _open_sqlite(path)
-        # Their own: no picture that is drawn for a person may hold up the look for an earlier verdict.
+    def __init__(self, url: URL) -> None:
+        self.engine = open_database(url)
+        # Their own: nothing that is drawn or listed for a person may hold up the look for an earlier verdict.
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="record-reader")
+        self._listers = ThreadPoolExecutor(_LISTERS, thread_name_prefix="record-lister")
 
     async def get(self, inspection_id: str) -> Inspection | None:
         """The inspection of that id, if there is one."""
-        return await self._read(inspections.c.id == inspection_id)
+        return await self._read(lambda connection: _first(connection, inspections.c.id == inspection_id))
 
     async def find(self, request_key: str) -> Inspection | None:
         """The inspection that a request with that key was answered with, if there is one."""
-        return await self._read(inspections.c.request_key == request_key)
+        return await self._read(lambda connection: _first(connection, inspections.c.request_key == request_key))
 
     async def find_any(self, request_keys: Sequence[str]) -> Inspection | None:
         """An inspection that a request with one of those keys was answered with, if there is one."""
-        return await self._read(inspections.c.request_key.in_(request_keys))
+        return await self._read(lambda connection: _first(connection, inspections.c.request_key.in_(request_keys)))
+
+    async def reviewed(self, inspection_id: str) -> tuple[Inspection, Review | None] | None:
+        """The inspection of that id with the review that counts, if there is one."""
+
+        def read(connection: Connection) -> tuple[Inspection, Review | None] | None:
+            inspection = _first(connection, inspections.c.id == inspection_id)
+            return None if inspection is None else (inspection, latest_review(connection, inspection_id))
+
+        return await self._read(read)
+
+    async def review(self, inspection_id: str, word: ReviewWord, note: str, actor: Actor) -> bool:
+        """Write a review and its entry in the audit trail; whether there is such an inspection."""
+
+        def write() -> bool:
+            with writing(self.engine) as connection:
+                return add_review(connection, inspection_id, word, note, actor)
+
+        return await asyncio.get_running_loop().run_in_executor(self._listers, _attempt, write)
+
+    async def listed(self, read: Callable[[Connection], _T]) -> _T:
+        """What a function reads that may take its time."""
+        return await asyncio.get_running_loop().run_in_executor(self._listers, _attempt, self._connected(read))
 
     def close(self) -> None:
         """Close the database."""
         self._readers.shutdown()
+        self._listers.shutdown()
         self.engine.dispose()
 
-    async def _read(self, condition: ColumnElement[bool]) -> Inspection | None:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._first, condition)
+    async def _read(self, read: Callable[[Connection], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, _attempt, self._connected(read))
 
-    def _first(self, condition: ColumnElement[bool]) -> Inspection | None:
-        with self.engine.connect() as connection:
-            row = connection.execute(select(inspections).where(condition)).first()
-        return None if row is None else from_row(row)
+    def _connected(self, read: Callable[[Connection], _T]) -> Callable[[], _T]:
+        def connected() -> _T:
+            with self.engine.connect() as connection:
+                return read(connection)
+
+        return connected
 
 
 class RecordStore(RecordReader):
-    """Reads and writes inspections.
+    """Reads and writes inspections; brings the database to the tables of this version first.
 
     Args:
-        path: The database file; made with its tables where there is none.
+        url: The database; an SQLite file is made where there is none.
+        keep_days: Days after which inspections are deleted; `None` keeps them for ever.
 
     Raises:
-        RecordError: The file cannot be opened, or is no database.
+        RecordError: The database cannot be reached or used.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, url: URL, keep_days: float | None = None) -> None:
+        super().__init__(url)
         try:
-            metadata.create_all(self.engine)
-        except SQLAlchemyError as error:
+            migrate(self.engine)
+        except (SQLAlchemyError, RecordError) as error:
             super().close()
-            raise RecordError(f"{path} cannot be used as the record database: {error.__cause__ or error}") from error
+            reason = reason_of(error) if isinstance(error, SQLAlchemyError) else str(error)
+            raise RecordError(f"{describe(url)} cannot be used as the record database: {reason}") from error
+        self.on_written: Callable[[], None] = lambda: None
+        """Told after an inspection was written."""
         self._writer = RecordWriter(self.engine)
+        self._retention = None if keep_days is None else Retention(self.engine, keep_days)
 
     async def write(self, inspection: Inspection) -> None:
         """Write one inspection; when this returns, it survives a crash of the process or the machine.
@@ -84,28 +127,29 @@ class RecordStore(RecordReader):
             RecordError: The database refused.
         """
         await self._writer.write(inspection)
+        self.on_written()
 
     def close(self) -> None:
         """Write what waits and close the database."""
+        if self._retention is not None:
+            self._retention.close()
         self._writer.close()
         super().close()
 
 
-def _open_sqlite(path: Path) -> Engine:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(f"sqlite:///{path}", json_serializer=_to_json, json_deserializer=orjson.loads)
-    event.listen(engine, "connect", _configure)
-    return engine
+def _first(connection: Connection, condition: ColumnElement[bool]) -> Inspection | None:
+    row = connection.execute(select(inspections).where(condition)).mappings().first()
+    return None if row is None else from_row(row)
 
 
-def _to_json(value: Any) -> str:
-    return orjson.dumps(value).decode()
-
-
-def _configure(connection: sqlite3.Connection, _: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout = 5000")
-    cursor.execute("PRAGMA journal_mode = WAL")
-    # In WAL mode NORMAL loses the last commits with the power; an answered verdict must survive that.
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.close()
+def _attempt(work: Callable[[], _T]) -> _T:
+    """Do what may be done twice: a server's restart broke every connection there was, and the second one is new."""
+    try:
+        try:
+            return work()
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            return work()
+    except SQLAlchemyError as error:
+        raise RecordError(f"the records cannot be reached: {reason_of(error)}") from error

@@ -3,24 +3,28 @@
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from sqlalchemy import Engine
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from service.records.insertion import Insertion
+from service.records.database import RecordError, is_lost, reason_of
+from service.records.insertion import insertion_for
 from service.records.inspection import Inspection
+from service.records.schema import inspections
+
+__all__ = ["DuplicateKeyError", "RecordError", "RecordWriter"]
 
 log = structlog.get_logger(__name__)
 
 _MAX_GROUP: Final = 256
-
-
-class RecordError(Exception):
-    """The record could not be written; no verdict may be answered without one."""
+_PATIENCE_S: Final = 5.0
+"""How long a group waits for a server that is being restarted; those after it do not wait for one that stays away."""
+_RETRY_S: Final = 0.1
 
 
 class DuplicateKeyError(Exception):
@@ -38,7 +42,9 @@ class RecordWriter:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._insertion = Insertion(engine.dialect)
+        self._insertion = insertion_for(engine.dialect)
+        self._reached = True
+        """Whether there was a server the last time."""
         self._pending: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="record-writer", daemon=True)
         self._thread.start()
@@ -76,21 +82,52 @@ class RecordWriter:
 
     def _commit(self, group: Sequence[_Pending]) -> None:
         try:
-            with self._engine.begin() as connection:
-                self._insertion.execute(connection, [pending.inspection for pending in group])
+            self._insert([pending.inspection for pending in group])
         except IntegrityError as error:
-            if len(group) == 1:
-                _settle(group, DuplicateKeyError(str(error.orig)))
-                return
-            # One duplicate must not take its neighbours' records with it.
-            for pending in group:
-                self._commit([pending])
+            if len(group) > 1:
+                # One duplicate must not take its neighbours' records with it.
+                for pending in group:
+                    self._commit([pending])
+            else:
+                _settle(group, self._refused(group[0].inspection, error))
         except Exception as error:  # the thread must outlive any failure, or every later request would hang
             log.exception("records_not_written", count=len(group))
-            reason = str(error.__cause__ or error) if isinstance(error, SQLAlchemyError) else type(error).__name__
-            _settle(group, RecordError(f"the record could not be written: {reason}"))
+            _settle(group, _failure(error))
         else:
             _settle(group, None)
+
+    def _insert(self, group: Sequence[Inspection]) -> None:
+        """Insert and commit; where the server went away, on a new connection once it is back."""
+        patient_until = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                with self._engine.begin() as connection:
+                    self._insertion.execute(connection, group)
+            except DBAPIError as error:
+                if not is_lost(error):
+                    raise
+                if not self._reached or time.monotonic() >= patient_until:
+                    self._reached = False
+                    raise
+                log.warning("records_reconnecting", reason=reason_of(error))
+                time.sleep(_RETRY_S)
+            else:
+                self._reached = True
+                return
+
+    def _refused(self, inspection: Inspection, error: IntegrityError) -> Exception | None:
+        """Why the database refused an inspection; it is there already if the server went away after its commit."""
+        try:
+            with self._engine.connect() as connection:
+                found = connection.execute(select(inspections.c.id).where(inspections.c.id == inspection.id)).first()
+        except SQLAlchemyError as another:
+            return _failure(another)
+        return DuplicateKeyError(str(error.orig)) if found is None else None
+
+
+def _failure(error: Exception) -> RecordError:
+    reason = reason_of(error) if isinstance(error, SQLAlchemyError) else type(error).__name__
+    return RecordError(f"the record could not be written: {reason}")
 
 
 def _settle(group: Sequence[_Pending], error: Exception | None) -> None:

@@ -144,6 +144,8 @@ def test_refusals_that_end_say_when_to_try_again(line: Line) -> None:
         "post /v1/inspections:batch 429",
         "post /v1/inspections:batch 503",
         "get /readyz 503",
+        "get /v1/inspections 503",
+        "put /v1/inspections/{inspection_id}/review 503",
         *(f"get {record}{picture} 503" for picture in ("", "/image", "/heatmap.png", "/overlay.png")),
     }
 

@@ -139,7 +139,7 @@ def test_pictures_do_not_hold_up_inspections(line: Line, monkeypatch: pytest.Mon
         assert go_on.wait(60)
         return b""
 
-    monkeypatch.setattr("service.routes.inspections.heatmap_png", slow)
+    monkeypatch.setattr("service.routes.records.heatmap_png", slow)
     with ThreadPoolExecutor(40) as viewers:
         pictures = [viewers.submit(line.http.get, path) for _ in range(40)]
         assert rendering.acquire(timeout=30)

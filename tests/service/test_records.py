@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Connection, event
 
 from atsnet.imaging import InputGeometry, Placement, Roi
+from service.records.database import database_url
 from service.records.inspection import FrameLayout, Inspection, is_id, new_id
 from service.records.store import RecordStore
 from service.records.writer import DuplicateKeyError, RecordError
@@ -49,7 +50,7 @@ def inspection(request_key: str | None = None) -> Inspection:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[RecordStore]:
-    store = RecordStore(tmp_path / "var" / "records.sqlite3")
+    store = RecordStore(database_url(None, tmp_path / "var"))
     yield store
     store.close()
 
@@ -125,14 +126,14 @@ def test_closing_writes_what_waits(tmp_path: Path) -> None:
     written = [inspection() for _ in range(50)]
 
     async def write_and_leave() -> None:
-        store = RecordStore(path)
+        store = RecordStore(database_url(None, path.parent))
         tasks = [asyncio.create_task(store.write(one)) for one in written]
         await asyncio.sleep(0)
         await asyncio.to_thread(store.close)
         await asyncio.gather(*tasks)
 
     async def read() -> None:
-        store = RecordStore(path)
+        store = RecordStore(database_url(None, path.parent))
         assert [await store.get(one.id) for one in written] == written
         store.close()
 
@@ -144,7 +145,7 @@ def test_file_that_is_no_database(tmp_path: Path) -> None:
     path = tmp_path / "records.sqlite3"
     path.write_bytes(b"no database" * 1000)
     with pytest.raises(RecordError, match=r"records\.sqlite3 cannot be used"):
-        RecordStore(path)
+        RecordStore(database_url(None, path.parent))
 
 
 @pytest.mark.parametrize("text", ["", "x", "../../etc/passwd", "01JD8Z7Q4N5R6S7T8V9W0X1Y2Z\n", "8" * 26, "u" * 26])
