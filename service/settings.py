@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
@@ -114,6 +114,13 @@ class Settings(SecuritySettings, BaseSettings):
     grace_seconds: float = Field(
         default=10.0, gt=0, le=3600, description="Time for accepted work to finish after SIGTERM or SIGINT."
     )
+
+    @field_validator("precision")
+    @classmethod
+    def _precision_is_of_the_cpu(cls, precision: str, info: ValidationInfo) -> str:
+        if precision != "float32" and info.data.get("runtime", "cpu") != "cpu":
+            raise ValueError("only the runtime cpu can be told its precision; the others take float16 where there is one")
+        return precision
 
     @field_validator("workers")
     @classmethod

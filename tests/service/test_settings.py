@@ -25,6 +25,12 @@ def test_unknown_precision(monkeypatch: pytest.MonkeyPatch) -> None:
         load_settings()
 
 
+def test_runtimes_of_gpus_choose_their_precision_themselves() -> None:
+    with pytest.raises(SettingsError, match="precision: .*only the runtime cpu"):
+        load_settings(runtime="cuda", precision="int8")
+    assert load_settings(runtime="cuda", precision="float32").precision == "float32"
+
+
 def test_arguments_beat_the_environment_which_beats_the_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write_text('port = 1\nqueue_size = 1\nhost = "::1"\n')
     monkeypatch.setenv("ATSNET_PORT", "2")
