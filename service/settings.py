@@ -119,7 +119,7 @@ class Settings(SecuritySettings, BaseSettings):
     @classmethod
     def _precision_is_of_the_cpu(cls, precision: str, info: ValidationInfo) -> str:
         if precision != "float32" and info.data.get("runtime", "cpu") != "cpu":
-            raise ValueError("only the runtime cpu can be told its precision; the others take float16 where there is one")
+            raise ValueError("only the runtime cpu can be told its precision; GPUs take float16 where there is one")
         return precision
 
     @field_validator("workers")

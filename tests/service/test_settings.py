@@ -26,7 +26,7 @@ def test_unknown_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_runtimes_of_gpus_choose_their_precision_themselves() -> None:
-    with pytest.raises(SettingsError, match="precision: .*only the runtime cpu"):
+    with pytest.raises(SettingsError, match=r"precision: .*only the runtime cpu"):
         load_settings(runtime="cuda", precision="int8")
     assert load_settings(runtime="cuda", precision="float32").precision == "float32"
 
