@@ -60,7 +60,7 @@ def find_wrk() -> str:
 
 def closed_loop(url: str, images: Sequence[Path], clients: int, seconds: float) -> Load:
     """Every client posts its next image when its last one is answered."""
-    return _run(url, images, clients, seconds, pause_ms=0)
+    return _run(url, images, clients, seconds, ("loop", 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,15 @@ def find_pace(url: str, images: Sequence[Path], rate: float) -> Pace:
 
 def open_loop(url: str, images: Sequence[Path], pace: Pace, seconds: float) -> Load:
     """Images come at a pace, whether earlier ones are answered or not."""
-    return _run(url, images, pace.connections, seconds, pause_ms=1e3 * pace.pause_s)
+    return _run(url, images, pace.connections, seconds, ("pauses", 1e3 * pace.pause_s))
+
+
+def beat(url: str, images: Sequence[Path], rate: float, connections: int, seconds: float) -> Load:
+    """Images come one by one, `rate` a second at even distances, as those of a line do.
+
+    An image goes out on any connection that is free; as long as one is, earlier answers delay nothing.
+    """
+    return _run(url, images, connections, seconds, ("beat", 1e3 / rate))
 
 
 def repeated(measure: Callable[[], _T]) -> _T:
@@ -120,9 +128,10 @@ def parse_result(output: str, generator_cpu_s: float) -> Load:
     raise ValueError(f"the load generator printed no result: {output!r}")
 
 
-def _run(url: str, images: Sequence[Path], connections: int, seconds: float, *, pause_ms: float) -> Load:
+def _run(url: str, images: Sequence[Path], connections: int, seconds: float, timing: tuple[str, float]) -> Load:
     command = [find_wrk(), "--threads", "1", "--connections", str(connections), "--duration", f"{round(seconds)}s"]
-    command += ["--timeout", f"{_TIMEOUT_S}s", "--script", str(_SCRIPT), url, "--", f"{pause_ms:.3f}"]
+    command += ["--timeout", f"{_TIMEOUT_S}s", "--script", str(_SCRIPT), url, "--"]
+    command += [timing[0], f"{timing[1]:.3f}"]
     before = _children_cpu_s()
     ran = subprocess.run([*command, *map(str, images)], capture_output=True, text=True, check=False)
     if ran.returncode:

@@ -1,20 +1,38 @@
--- Posts images in turn with wrk, in a closed loop or after pauses, and prints one line of JSON at the end.
--- Arguments: mean pause of a connection in ms (0: none), then the files to post.
+-- Posts images in turn with wrk, in a closed loop, after pauses or at a beat, and prints one line of JSON at the end.
+-- Arguments: `loop`, `pauses` or `beat`; the mean pause of a connection, or the time from beat to beat, in ms (of the
+-- loop nothing); then the files to post.
 
-local requests, next_request, mean_pause = {}, 0, 0
+local ffi = require("ffi")
+ffi.cdef("typedef struct { long s, ns; } moment; int clock_gettime(int, moment *);")
+
+local requests, next_request = {}, 0
+
+local function now_ms()
+  local moment = ffi.new("moment")
+  ffi.C.clock_gettime(1, moment)
+  return tonumber(moment.s) * 1e3 + tonumber(moment.ns) / 1e6
+end
 
 function init(arguments)
-  mean_pause = tonumber(arguments[1])
+  local kind, time = arguments[1], tonumber(arguments[2])
   math.randomseed(1)
-  for index = 2, #arguments do
+  for index = 3, #arguments do
     local file = assert(io.open(arguments[index], "rb"))
-    requests[index - 1] = wrk.format("POST", nil, { ["Content-Type"] = "image/png" }, file:read("*a"))
+    requests[index - 2] = wrk.format("POST", nil, { ["Content-Type"] = "image/png" }, file:read("*a"))
     file:close()
   end
-  if mean_pause > 0 then
+  if kind == "beat" then
+    -- The next beat is that of whichever connection is free first; those beats that found none are left out.
+    local beat = now_ms()
+    function delay()
+      local now = now_ms()
+      beat = math.max(beat + time, now)
+      return math.floor(beat - now + 0.5)
+    end
+  elseif kind == "pauses" then
     -- Exponential pauses on many connections: arrivals of a Poisson process. Servers close connections after 5 s.
     function delay()
-      return math.min(4000, math.floor(0.5 - math.log(1 - math.random()) * mean_pause))
+      return math.min(4000, math.floor(0.5 - math.log(1 - math.random()) * time))
     end
   end
 end

@@ -24,7 +24,7 @@ import orjson
 
 from benchmarks.contestants.inspecting import Options
 from benchmarks.contestants.line_up import Contestant, check_answers, run_bare
-from benchmarks.load import Load, closed_loop, find_pace, find_wrk, open_loop, repeated
+from benchmarks.load import Load, beat, closed_loop, find_pace, find_wrk, open_loop, repeated
 from benchmarks.processes import Program
 from benchmarks.serving_report import BARE, LITSERVE, Figures, draw, median_of, print_criteria, print_table
 from benchmarks.tiny_bundle import NAME, write_tiny_bundle
@@ -79,7 +79,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--sessions", type=int, help="networks that run at once; 2 with tiny, else one for each CPU")
     parser.add_argument("--workers", type=int, default=2, help="HTTP processes of those that can have several")
     parser.add_argument("--clients", type=_integers, default=[1, 4, 16, 64], help="of the closed loop: 1,4,16,64")
-    parser.add_argument("--shares", type=_numbers, default=[0.5, 0.8], help="of the peak, for the open loop: 0.5,0.8")
+    parser.add_argument("--shares", type=_numbers, default=[0.5, 0.8], help="of the peak, for the open loops: 0.5,0.8")
     parser.add_argument("--seconds", type=int, default=5, help="length of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="names of contestants with this in them, beside the bare runtime")
@@ -169,7 +169,9 @@ def _measure(contestant: Contestant, bundle: Bundle, options: argparse.Namespace
         for share in options.shares:
             pace = repeated(partial(find_pace, url, images, share * best.rate))
             measure = partial(open_loop, url, images, pace, options.seconds)
-            found.append(repeated(partial(_bill, program, measure, contestant.name, f"{share:.0%} of its peak")))
+            found.append(repeated(partial(_bill, program, measure, contestant.name, f"{share:.0%} at random")))
+            measure = partial(beat, url, images, share * best.rate, pace.connections, options.seconds)
+            found.append(repeated(partial(_bill, program, measure, contestant.name, f"{share:.0%} at a beat")))
     return found
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.load import ClockSetError, Load, Pace, closed_loop, find_pace, open_loop, parse_result, repeated
+from benchmarks.load import ClockSetError, Load, Pace, beat, closed_loop, find_pace, open_loop, parse_result, repeated
 
 OUTPUT = """Running 2s test @ http://127.0.0.1:8000/v1/inspections
   1 threads and 16 connections
@@ -74,7 +74,7 @@ def test_a_closed_loop_has_a_connection_for_each_client_and_no_pauses(monkeypatc
     (command,) = wrk.commands
     assert command[command.index("--connections") + 1] == "16"
     assert command[command.index("--duration") + 1] == "2s"
-    assert command[-4:] == ["--", "0.000", "a.png", "b.png"]
+    assert command[-5:] == ["--", "loop", "0.000", "a.png", "b.png"]
 
 
 def test_an_open_loop_pauses_on_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,15 @@ def test_an_open_loop_pauses_on_many_connections(monkeypatch: pytest.MonkeyPatch
     open_loop("http://host/", [Path("a.png")], Pace(100, 0.25), 2)
     (command,) = wrk.commands
     assert command[command.index("--connections") + 1] == "100"
-    assert command[-2:] == ["250.000", "a.png"]
+    assert command[-3:] == ["pauses", "250.000", "a.png"]
+
+
+def test_a_beat_has_its_distance_whatever_the_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrk = replace_wrk(monkeypatch, OUTPUT)
+    beat("http://host/", [Path("a.png")], 80, 40, 2)
+    (command,) = wrk.commands
+    assert command[command.index("--connections") + 1] == "40"
+    assert command[-3:] == ["beat", "12.500", "a.png"]
 
 
 def test_a_pace_allows_for_the_time_of_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
