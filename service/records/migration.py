@@ -11,6 +11,7 @@ from service.records.database import RecordError, writing
 _STEPS: Final = Path(__file__).parent / "migrations"
 _FIRST: Final = "0001"
 """The tables of databases from before there were versions."""
+_NEWEST: Final = "head"
 _FIRST_COLUMNS: Final = frozenset(
     {
         *("id", "created", "request_key", "station", "lot", "serial", "trigger", "recipe", "recipe_version"),
@@ -53,7 +54,7 @@ def migrate(engine: Engine) -> None:
                 f"its tables are of version {current}, and this software knows them up to {max(known)}: "
                 "a later one made them; use that one, or another database"
             )
-        command.upgrade(config, "head")
+        command.upgrade(config, _NEWEST)
 
 
 def _check_first(connection: Connection) -> None:

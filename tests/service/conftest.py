@@ -2,6 +2,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgres import Server, serving_postgres
 from serving import Line, running, write_bundle
 
 from model_export.bundle import Bundle, load_bundle
@@ -42,3 +43,18 @@ def apart(request: pytest.FixtureRequest) -> bool:
 def line(settings: Settings, runtime: FakeRuntime, apart: bool) -> Iterator[Line]:
     with running(settings, runtime, apart=apart) as line:
         yield line
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    with serving_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """What is true of the records is true in both databases; the URL of an empty one."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/records.sqlite3"
+    server: Server = request.getfixturevalue("postgres")
+    return server.new_database()

@@ -49,8 +49,8 @@ def inspection(request_key: str | None = None) -> Inspection:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[RecordStore]:
-    store = RecordStore(database_url(None, tmp_path / "var"))
+def store(database: str, tmp_path: Path) -> Iterator[RecordStore]:
+    store = RecordStore(database_url(database, tmp_path))
     yield store
     store.close()
 
@@ -62,15 +62,31 @@ def test_inspection_comes_back_as_it_was(store: RecordStore) -> None:
         await store.write(written)
         assert await store.get(written.id) == written
         assert await store.find("k") == written
+        assert await store.reviewed(written.id) == (written, None)
         assert await store.get(new_id()) is None
 
     asyncio.run(scenario())
 
 
-def test_records_are_flushed_to_the_disk_at_every_commit(store: RecordStore) -> None:
+def test_what_is_not_known_stays_so(store: RecordStore) -> None:
+    unknown = dict.fromkeys(("station", "lot", "serial", "trigger", "score", "raw_score", "detail"))
+    written = [replace(inspection(), **unknown, regions=()) for _ in range(3)]
+
+    async def scenario() -> None:
+        await asyncio.gather(*(store.write(one) for one in written))
+        assert [await store.get(one.id) for one in written] == written
+
+    asyncio.run(scenario())
+
+
+def test_every_commit_is_on_the_disk(store: RecordStore) -> None:
     with store.engine.connect() as connection:
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        if connection.dialect.name == "sqlite":
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        else:
+            assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+            assert connection.exec_driver_sql("SHOW fsync").scalar() == "on"
 
 
 def test_records_that_wait_are_committed_together(store: RecordStore) -> None:
@@ -121,19 +137,19 @@ def test_writer_outlives_a_refusal(store: RecordStore) -> None:
     asyncio.run(scenario())
 
 
-def test_closing_writes_what_waits(tmp_path: Path) -> None:
-    path = tmp_path / "records.sqlite3"
+def test_closing_writes_what_waits(database: str, tmp_path: Path) -> None:
+    url = database_url(database, tmp_path)
     written = [inspection() for _ in range(50)]
 
     async def write_and_leave() -> None:
-        store = RecordStore(database_url(None, path.parent))
+        store = RecordStore(url)
         tasks = [asyncio.create_task(store.write(one)) for one in written]
         await asyncio.sleep(0)
         await asyncio.to_thread(store.close)
         await asyncio.gather(*tasks)
 
     async def read() -> None:
-        store = RecordStore(database_url(None, path.parent))
+        store = RecordStore(url)
         assert [await store.get(one.id) for one in written] == written
         store.close()
 

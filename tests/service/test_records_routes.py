@@ -12,6 +12,12 @@ from serving import DEFECTIVE, GOOD, Line
 from service.records.audit import entries
 from service.records.inspection import new_id
 from service.reply import RecordDocument, RecordPage
+from service.settings import Settings
+
+
+@pytest.fixture
+def settings(settings: Settings, database: str) -> Settings:
+    return settings.model_copy(update={"database_url": database})
 
 
 def inspected(line: Line, count: int, **query: Any) -> list[dict[str, Any]]:
