@@ -11,6 +11,7 @@ import structlog
 
 from atsnet.imaging import Float32Array
 from service import problems
+from service.events import Bell, Feed
 from service.inspector import RETRY_AFTER_S
 from service.picture import ImageFile
 from service.problems import Problem
@@ -94,6 +95,10 @@ class Front(ABC):
         """Why it did not start, or why it is being started again."""
         self.restarting: list[str] = []
         """Processes of the service that ended and are being started again."""
+        self.bell = Bell()
+        """Rings when an inspection was recorded."""
+        self.feed = Feed(lambda: self.equipment.records, self.bell, self.idle, max_clients=settings.max_event_clients)
+        """What listens to it for the clients of this process."""
         self._max_in_flight = 0
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -172,6 +177,7 @@ class Front(ABC):
 
     def begin_drain(self) -> None:
         """Refuse new inspections from now on."""
+        self.feed.leave()
         if self.state not in ("draining", "failed"):
             self.state = "draining"
             log.info("draining", in_flight=self._in_flight)

@@ -105,6 +105,10 @@ class Settings(SecuritySettings, BaseSettings):
         default=256 * _MIB, ge=1, description="Images that may wait in memory to be kept; more are not kept."
     )
 
+    max_event_clients: int = Field(
+        default=32, ge=1, le=10_000, description="Clients of each worker that may listen to the events."
+    )
+
     hang_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="A batch that runs longer means that the runtime hangs."
     )

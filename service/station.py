@@ -17,6 +17,7 @@ from service.inspector import RETRY_AFTER_S, Inspector
 from service.metrics import Metrics
 from service.problems import Problem
 from service.recipes import RecipeBook, default_recipe
+from service.records.configuration import note_configuration
 from service.records.database import database_url
 from service.records.store import RecordStore
 from service.records.writer import RecordError
@@ -158,7 +159,9 @@ class Station(Front):
             report = run_self_test(bundle, self._runtime)
             log.info("self_test_passed", samples=report.samples, largest_difference=report.largest_score_difference)
             records = RecordStore(database_url(settings.database_url, settings.var), settings.records_keep_days)
+            records.on_written = self.bell.ring
             self._closing.callback(records.close)
+            note_configuration(records.engine, settings)
             archive = Archive(
                 settings.var / "archive",
                 settings.archive_max_bytes,

@@ -25,6 +25,9 @@ from service.withdrawal import Withdrawal
 
 log = structlog.get_logger(__name__)
 
+_TELLING_S: Final = 0.02
+"""Workers whose clients listen to the events are told once of all that was recorded in so long a time."""
+
 _READERS: Final = 4
 """Threads that read kept images and maps for all workers."""
 
@@ -102,12 +105,14 @@ class _Link:
         self._memory: SlotMemory | None = None
         self._under_way: dict[tuple[int, int], Withdrawal] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._telling: asyncio.TimerHandle | None = None
         self._channel = Channel(sock, on_batch=self._on_batch, on_note=self._on_note, on_end=self._on_end)
         self._channel.note({"welcome": self._welcome.model_dump(mode="json")})
 
     def close(self) -> None:
         """Close the connection; what is under way is recorded, but nobody is told."""
         self._links.discard(self)
+        self._listen(False)
         self._channel.close()
         self._memory = None
 
@@ -127,11 +132,27 @@ class _Link:
             for station, outcome, times in note["counts"]:
                 self._station.metrics.request(station, outcome, times)
             self._station.metrics.deadline_missed(note["missed"])
+        elif "listen" in note:
+            self._listen(note["listen"])
         elif "call" in note:
             self._start(self._answer(note))
         elif "lost" in note:
             lost = decode_lost(note["lost"].encode(), self._welcome.layout)
             self._start(self._station.equipment.inspector.record_failure(lost, note["why"]))
+
+    def _listen(self, listening: bool) -> None:
+        if listening:
+            self._station.bell.add(self._rung)
+        else:
+            self._station.bell.remove(self._rung)
+
+    def _rung(self) -> None:
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(_TELLING_S, self._tell_recorded)
+
+    def _tell_recorded(self) -> None:
+        self._telling = None
+        self._channel.note({"recorded": None})
 
     def _on_batch(self, batch: Sequence[HandOff]) -> None:
         memory = self._memory

@@ -233,6 +233,7 @@ class RemoteStation(Front):
         self._decoder: Decoder | None = None
         self._records: RecordReader | None = None
         self._lost: list[Lost] = []
+        self.bell.on_listening = self._listen
 
     @property
     def equipment(self) -> RemoteEquipment:
@@ -255,7 +256,7 @@ class RemoteStation(Front):
         if self._session is not None:
             self._session.close()
             self._lose(self._session)
-        self._session = Session(sock, self._welcome, self._lose)
+        self._session = Session(sock, self._welcome, self._lose, self.bell.ring)
 
     async def exposition(self) -> bytes:
         """All metrics of the service, from the engine; those that are known here while there is none."""
@@ -304,9 +305,15 @@ class RemoteStation(Front):
         self._equipment = RemoteEquipment(inspector, self._records, RemoteArchive(session), welcome.digest)
         self._max_in_flight = welcome.max_in_flight
         self._counts.attach(session)
+        self._listen(self.bell.heard)
+        self.bell.ring()  # what an earlier engine recorded last may not have been told
         if self.state in ("starting", "restarting"):
             self.state, self.failure = "ready", None
         log.info("ready", bundle=settings.bundle, slots=welcome.max_in_flight)
+
+    def _listen(self, listening: bool) -> None:
+        if self._session is not None:
+            self._session.listen(listening)
 
     def _lose(self, session: Session) -> None:
         if session is not self._session:

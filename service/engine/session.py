@@ -56,13 +56,19 @@ class Session:
         sock: The worker's end of the connection, owned from here on.
         on_welcome: Told when the engine is there.
         on_end: Told when it has gone; whoever waits has been told already.
+        on_recorded: Told, after `listen`, when inspections were recorded.
     """
 
     def __init__(
-        self, sock: socket.socket, on_welcome: Callable[["Session", Welcome], None], on_end: Callable[["Session"], None]
+        self,
+        sock: socket.socket,
+        on_welcome: Callable[["Session", Welcome], None],
+        on_end: Callable[["Session"], None],
+        on_recorded: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_welcome = on_welcome
         self._tell_end = on_end
+        self._on_recorded = on_recorded
         self._memory: SlotMemory | None = None
         self._free = FreeSlots(0)
         self._waiting: dict[int, _Waiting] = {}
@@ -141,6 +147,10 @@ class Session:
         """Send what was counted since the last time."""
         self._channel.note({"counts": counts, "missed": missed})
 
+    def listen(self, listening: bool) -> None:
+        """Be told of what is recorded from now on, or no longer."""
+        self._channel.note({"listen": listening})
+
     def report_lost(self, header: bytes, why: str) -> None:
         """Have an inspection recorded that an earlier engine took along and that was answered an error."""
         self._channel.note({"lost": header.decode(), "why": why})
@@ -164,6 +174,8 @@ class Session:
             self._free = FreeSlots(welcome.layout.count)
             self._channel.note({"slots": welcome.layout.count}, [descriptor])
             self._on_welcome(self, welcome)
+        elif "recorded" in note:
+            self._on_recorded()
         elif "answer" in note:
             data = blobs.take(descriptors[0]) if descriptors else None
             future = self._calls.get(note["answer"])

@@ -143,6 +143,8 @@ def test_refusals_that_end_say_when_to_try_again(line: Line) -> None:
         "post /v1/inspections 503",
         "post /v1/inspections:batch 429",
         "post /v1/inspections:batch 503",
+        "get /v1/events 429",
+        "get /v1/events 503",
         "get /readyz 503",
         "get /v1/inspections 503",
         "put /v1/inspections/{inspection_id}/review 503",
