@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atsnet.imaging import IMAGE_SUFFIXES, Color, InputGeometry, UInt8Array, read_image, to_frame
+from atsnet.quality import measure
+from atsnet.reference import Reference, gaps
 from service.monitoring.drift import LOOKS_PER_WINDOW, DriftEvent, DriftMonitor, DriftSettings
-from service.monitoring.reference import Reference, gaps
 from service.monitoring.sequential import ChangeDetector
 from service.monitoring.stability import StabilityWindow, psi_limit
-from service.quality import measure
 
 Values = NDArray[np.float64]
 Draw = Callable[[int, np.random.Generator], Values]

@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.monitoring.reference import MIN_IMAGES, Edges, Reference, gaps
+from atsnet.reference import MIN_IMAGES, Edges, Reference, gaps
 from service.monitoring.sequential import Change, ChangeDetector, likeliest_change
 from service.monitoring.stability import StabilityWindow, psi_limit
 
@@ -271,7 +271,7 @@ class DriftMonitor:
 
         Args:
             score: Calibrated.
-            brightness: As `service.quality` measures it, of the inspected frame.
+            brightness: As `atsnet.quality` measures it, of the inspected frame.
             sharpness: Likewise.
         """
         self._observations += 1

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from atsnet.reference import Reference
 from service.monitoring.drift import DriftEvent, DriftMonitor, DriftSettings, DriftWatch
-from service.monitoring.reference import Reference
 from service.monitoring.stability import psi_limit
 
 SETTINGS = DriftSettings(inspections_per_false_alarm=100_000, window=200, tolerance=0.0)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.monitoring.reference import Reference, gaps
+from atsnet.reference import Reference, gaps
 from service.monitoring.sequential import Change, ChangeDetector, likeliest_change, tilt_weights, tolerated_tilts
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from service.monitoring.reference import gaps
+from atsnet.reference import gaps
 from service.monitoring.stability import StabilityWindow, chi_square_limit, chi_square_tail, psi, psi_limit
 
 

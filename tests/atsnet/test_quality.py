@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from atsnet.imaging import InputGeometry, UInt8Array, to_frame
-from service.quality import Gates, Limits, Quality, QualityError, learn_gates, measure
+from atsnet.quality import Gates, Limits, Quality, QualityError, learn_gates, measure
 
 MONO = InputGeometry(height=256, width=256, color="mono")
 

@@ -60,7 +60,7 @@ class Edges(BaseModel):
 class Reference(BaseModel):
     """Distribution of a bundle's calibration images, of which `Reference.of` keeps a few order statistics.
 
-    The score is the calibrated one, brightness and sharpness are those of `service.quality`.
+    The score is the calibrated one, brightness and sharpness are those of `atsnet.quality`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

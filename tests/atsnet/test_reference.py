@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service.monitoring.reference import MAX_BINS, MIN_IMAGES, Edges, Reference, TooFewImagesError, gaps
+from atsnet.reference import MAX_BINS, MIN_IMAGES, Edges, Reference, TooFewImagesError, gaps
 
 
 def edges_of(values: list[float], seed: int = 0) -> Edges:
