@@ -18,6 +18,7 @@ from service.metrics import Metrics
 from service.problems import Problem
 from service.recipes import RecipeBook, default_recipe
 from service.records.configuration import note_configuration
+from service.records.configuration import note_configuration
 from service.records.database import database_url
 from service.records.store import RecordStore
 from service.records.writer import RecordError
@@ -161,6 +162,7 @@ class Station(Front):
             records = RecordStore(database_url(settings.database_url, settings.var), settings.records_keep_days)
             records.on_written = self.bell.ring
             self._closing.callback(records.close)
+            note_configuration(records.engine, settings)
             note_configuration(records.engine, settings)
             archive = Archive(
                 settings.var / "archive",
