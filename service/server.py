@@ -23,6 +23,7 @@ from service.logs import configure_logs
 from service.security.gate import make_gate
 from service.security.pixel_limit import limit_opencv
 from service.security.policy import Policy, check
+from service.security.slow_clients import Patience, close_slow_connections, watched_protocol
 from service.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -156,10 +157,11 @@ async def run(
         tls: Options of HTTPS, see `policy.check`; none for plain HTTP.
         at_once: Connections that are accepted before anything else is looked at.
     """
+    patience = Patience()
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="httptools",
+        http=watched_protocol(patience),
         ws="none",
         # Nobody in front of a station speaks for others; who is trusted to is told from the connection itself.
         proxy_headers=False,
@@ -173,6 +175,7 @@ async def run(
     )
     server = _Server(config, orders)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
+    watching = asyncio.create_task(close_slow_connections(server.server_state.connections, patience))
     up = asyncio.create_task(server.up.wait())
     await asyncio.wait({serving, up}, return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
@@ -207,6 +210,7 @@ async def run(
         sys.stderr.flush()
         os._exit(ExitCode.DRAIN_CUT_SHORT)
     serving.result()
+    watching.cancel()
     hurry.cancel()
     return code
 
