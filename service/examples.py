@@ -63,7 +63,12 @@ PROBLEMS: Final[dict[str, dict[str, Any]]] = {
         "inspection 01JD8Z7Q4N5R6S7T8V9W0X1Y2Z has the same idempotency key but another image; "
         "a new image needs a new key, or a new trigger",
     ),
+    "no key": _problem(problems.UNAUTHORIZED, "send an API key: `Authorization: Bearer KEY` or `X-API-Key: KEY`"),
+    "page of another site": _problem(
+        problems.FORBIDDEN, "pages of 'http://elsewhere.example' may not use this service"
+    ),
     "overloaded": _problem(problems.OVERLOADED, "65 inspections are under way, which is the limit; try again"),
+    "too often": _problem(problems.RATE_LIMITED, "more than 0.01 requests a second; try again in 100 s"),
     "draining": _problem(problems.NOT_READY, "the service is shutting down"),
     "deadline passed": _problem(
         problems.DEADLINE_PASSED, "no verdict 20.3 ms after arrival, when the deadline had passed"
