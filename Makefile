@@ -7,7 +7,7 @@ PORT ?= 8000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help run test test-postgres check lint types imports format clean
+.PHONY: help run test test-postgres check lint types imports format audit clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,12 +37,21 @@ format: .venv/tests-installed  ## Bring the code into the house's format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+audit: .venv-audit/installed  ## Compare every pinned version with the flaws that are known; needs the web
+	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
+
 clean:  ## Remove the environment and every cache; var/ and runs/ stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf .venv .venv-audit .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 
 .venv/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; this is " + sys.version.split()[0] + ". Name another one with PYTHON=...")'
 	$(PYTHON) -m venv .venv
+	@touch $@
+
+# Apart from .venv, so that no pin of ours holds it back and none of its packages is taken for ours.
+.venv-audit/installed:
+	$(PYTHON) -m venv .venv-audit
+	@.venv-audit/bin/python -m pip --disable-pip-version-check install --quiet 'pip-audit>=2.9'
 	@touch $@
 
 # No torch: what the service needs and no more.
