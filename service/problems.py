@@ -7,12 +7,15 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from service.negotiation import result_line, wants_line
 
 MEDIA_TYPE: Final = "application/problem+json"
 CHALLENGE: Final = 'Bearer realm="atsnet"'
 """What a client without a key is asked for (RFC 9110, section 11.6.1)."""
+
+_METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +142,21 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if raised.status_code == METHOD_NOT_ALLOWED.status:
         problem = Problem(METHOD_NOT_ALLOWED, f"{request.url.path} does not answer {request.method}; see /docs")
         response = respond(request, problem)
-        response.headers.update(raised.headers or {})
+        response.headers["Allow"] = _methods_of(request)
         return response
     if raised.status_code == UNKNOWN.status:
         return respond(request, Problem(UNKNOWN, f"there is no route {request.url.path}; see /docs"))
     return respond(request, Problem(WRONG_FIELD, str(raised.detail)))
+
+
+def _methods_of(request: Request) -> str:
+    """The methods that the path has, whichever routers they come from; the framework names those of one."""
+    routes = request.app.routes
+    return ", ".join(
+        method
+        for method in _METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    )
 
 
 async def _on_unexpected(request: Request, error: Exception) -> Response:  # noqa: ARG001
