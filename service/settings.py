@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from atsnet.limits import DEFAULT_MAX_PIXELS
-from service.security.redaction import is_secret
+from service.security.redaction import hide, is_secret
 from service.security.settings import SecuritySettings
 
 ENV_PREFIX: Final = "ATSNET_"
@@ -182,7 +182,7 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
 def _got(item: ErrorDetails) -> str:
     # What has an unknown name may be a secret under a wrong one.
     hidden = item["type"] == "extra_forbidden" or any(is_secret(str(part)) for part in item["loc"])
-    return "" if hidden else f" (got {item['input']!r})"
+    return "" if hidden else f" (got {hide(repr(item['input']))})"
 
 
 def _check_readable(config: Path) -> None:

@@ -18,8 +18,10 @@ _KEY: Final = re.compile(r"(atsnet_[0-9a-f]{16}_)[A-Za-z0-9_-]+")
 _CREDENTIALS: Final = re.compile(r"(?i)\b(bearer|authorization: *basic)\s+(?!realm=)[A-Za-z0-9._~+/=-]{8,}")
 
 
-_TRACES: Final = ("atsnet_", "bearer", "basic", "authorization", "api", "cookie", "password", "secret", "token")
-"""One of them is in every line that holds something to hide: beginnings of keys, schemes, and parts of the names."""
+_URL: Final = re.compile(r"(://[^\s/?#@:]*:)[^\s/?#@]+@")
+"""The password in an address."""
+_TRACES: Final = ("atsnet_", "bearer", "basic", "authorization", "api", "cookie", "password", "secret", "token", "://")
+"""One is in every line that holds something to hide: beginnings of keys, schemes, parts of names, addresses."""
 
 
 def hiding(render: Callable[..., Any]) -> Callable[..., str]:
@@ -44,6 +46,8 @@ def hide(text: str) -> str:
     """A text without keys and credentials."""
     if "atsnet_" in text:
         text = _KEY.sub(rf"\1{HIDDEN}", text)
+    if "://" in text:
+        text = _URL.sub(rf"\1{HIDDEN}@", text)
     small = text.lower()
     if "bearer" in small or "basic" in small:
         text = _CREDENTIALS.sub(rf"\1 {HIDDEN}", text)

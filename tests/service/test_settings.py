@@ -89,3 +89,15 @@ def test_wrong_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATSNET_LOG_FORMAT", "xml")
     with pytest.raises(SettingsError, match="log_format"):
         load_settings()
+
+
+def test_secrets_are_not_told_in_errors(tmp_path: Path) -> None:
+    config = tmp_path / "station.toml"
+    config.write_text(
+        'ssl_keyfile_password = 123454321\nsomething_unknown = "hunter2"\nport = "http://me:hunter2@station"\n'
+    )
+    with pytest.raises(SettingsError) as error:
+        load_settings(config)
+    assert all(name in str(error.value) for name in ("ssl_keyfile_password", "something_unknown", "port"))
+    assert "123454321" not in str(error.value)
+    assert "hunter2" not in str(error.value)
