@@ -13,6 +13,9 @@ none unless its score is within the small factor between the highest position an
 images). A threshold of the map's own, the same rank among the highest positions of each normal image, would be that
 factor higher: 12 of 17 failing magnetic tiles would have shown no region at all.
 
+**What normal images are like.** The same images leave a `Reference` of their scores, brightness and sharpness, which
+monitoring compares a line's parts with, and `Gates`, which turn unusable images away. Neither moves a threshold.
+
 The held-out images also set the map's channel weights and scales (`atsnet.training.fitting`), a few hundred numbers
 from millions of positions; the promise neglects that.
 """
@@ -31,8 +34,13 @@ from atsnet.config import CalibrationConfig
 from atsnet.data.frames import load_frames
 from atsnet.data.layout import Sample, file_digests, find_dataset, fingerprint, list_problems
 from atsnet.evaluation.scoring import score_frames
+from atsnet.imaging import UInt8Array
 from atsnet.prediction_limits import PredictionLimit, attainable_rate, images_needed, upper_limit
 from atsnet.progress import Reporter, silent
+from atsnet.quality import MIN_IMAGES as LEAST_FOR_GATES
+from atsnet.quality import Gates, learn_gates, measure
+from atsnet.reference import MIN_IMAGES as LEAST_FOR_REFERENCE
+from atsnet.reference import Reference
 from atsnet.training.run_directory import CALIBRATION_NAME, TrainedRun
 from atsnet.wording import counted
 
@@ -80,10 +88,14 @@ class Calibration(BaseModel):
     """Share of the normal images that pass and yet have a map position at the threshold."""
     further_images: dict[str, str] = {}
     """Path of each good image that is not of the run, and its sha256."""
+    reference: Reference | None = None
+    """What the normal images scored and looked like; None of too few, or where older versions calibrated."""
+    gates: Gates | None = None
+    """Learned from the same images, and None in the same cases."""
     warnings: tuple[str, ...] = ()
 
     def deployed(self) -> dict[str, Any]:
-        """The fields that a bundle's manifest carries."""
+        """The fields of the calibration that a bundle's manifest carries."""
         names = (
             "score_threshold",
             "map_threshold",
@@ -197,10 +209,15 @@ def calibrate_run(
     names = [*data.holdout_images, *(str(sample.path) for sample in further)]
     rates = config or run.config.calibration
     calibration = calibrate(raw.scores, raw.maps.max(axis=(1, 2)), rates, names)
-    strange = _differing(raw.scores[: len(held_out)], raw.scores[len(held_out) :])
-    calibration = calibration.model_copy(
-        update={"further_images": further_images, "warnings": (*calibration.warnings, *strange)}
-    )
+    reference, gates = _what_is_normal(frames.pixels, raw.scores / calibration.score_threshold)
+    doubts = _differing(raw.scores[: len(held_out)], raw.scores[len(held_out) :])
+    if reference is None or gates is None:
+        doubts.append(
+            f"{counted(len(used), 'normal image')} cannot tell what normal images are like: a bundle will bring no "
+            f"gates below {LEAST_FOR_GATES}, and no reference to tell a drift by below {LEAST_FOR_REFERENCE}"
+        )
+    added = {"further_images": further_images, "reference": reference, "gates": gates}
+    calibration = calibration.model_copy(update={**added, "warnings": (*calibration.warnings, *doubts)})
     save_calibration(run.directory, calibration)
     return calibration
 
@@ -253,6 +270,18 @@ def _differing(held_out: NDArray[np.float32], further: NDArray[np.float32]) -> l
         "the further good images score unlike those held out, medians "
         f"{medians[1]:.4g} and {medians[0]:.4g}: see whether they are of the same product, camera and light"
     ]
+
+
+def _what_is_normal(frames: UInt8Array, scores: NDArray[np.float32]) -> tuple[Reference | None, Gates | None]:
+    """From frames `uint8 [N, H, W, C]` of normal images and their calibrated scores `[N]`."""
+    qualities = [measure(frame) for frame in frames]
+    reference = gates = None
+    if len(frames) >= LEAST_FOR_REFERENCE:
+        brightness = [quality.brightness for quality in qualities]
+        reference = Reference.of(scores, brightness, [quality.sharpness for quality in qualities])
+    if len(frames) >= LEAST_FOR_GATES:
+        gates = learn_gates(qualities)
+    return reference, gates
 
 
 def _fail_limit(values: NDArray[np.float64], rate: float) -> PredictionLimit:

@@ -22,6 +22,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from atsnet.imaging import Float32Array, InputGeometry
+from atsnet.quality import Gates
+from atsnet.reference import Reference
 
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
@@ -151,6 +153,11 @@ class Manifest(_Model):
     map_height: int = Field(gt=0)
     map_width: int = Field(gt=0)
     calibration: Calibration
+    reference: Reference | None = None
+    """What the calibration's normal images scored and looked like, on whole frames; older bundles, and those that were
+    calibrated on very few, do not say. Scores are in units of the shipped threshold."""
+    gates: Gates | None = None
+    """What an image must be like to be inspected at all, learned from the same images; None in the same cases."""
     golden_samples: tuple[GoldenSample, ...] = Field(min_length=1)
     score_tolerance: float = Field(gt=0)
     """Largest relative difference of a golden sample's score that is accepted; see `Bundle.check_answer`."""

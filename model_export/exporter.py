@@ -194,6 +194,8 @@ def export_bundle(
             map_height=run.config.input.height // MAP_STRIDE,
             map_width=run.config.input.width // MAP_STRIDE,
             calibration=thresholds,
+            reference=calibration.reference,
+            gates=calibration.gates,
             golden_samples=tuple(golden),
             score_tolerance=tolerances["float32"],
             score_tolerances={precision: tolerances[precision] for precision in scorers},

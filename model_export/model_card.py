@@ -32,6 +32,7 @@ def render_model_card(
         _data(manifest),
         _metrics(manifest.metrics, manifest.calibration.score_threshold),
         _calibration(manifest, cautions),
+        *_gates(manifest),
         _parities(parities),
         _golden(manifest),
         _sizes(manifest, parameters),
@@ -117,6 +118,25 @@ def _calibration(manifest: Manifest, cautions: Sequence[str]) -> str:
         f"Method: {calibration.method}. No defective part had a say in it."
     )
     return "\n".join([text, *(f"\n> **Caution:** {caution}" for caution in cautions)])
+
+
+def _gates(manifest: Manifest) -> Iterator[str]:
+    if manifest.gates is None:
+        return
+    rows = [
+        (f"{name} ({unit})", *("none" if end is None else _number(end) for end in (limits.min, limits.max)))
+        for name, unit, limits in (
+            ("brightness", "mean grey value, 0 to 255", manifest.gates.brightness),
+            ("contrast", "standard deviation of the grey values", manifest.gates.contrast),
+            ("sharpness", "squared Laplacian over the variance", manifest.gates.sharpness),
+            ("clipped", "share of black and white pixels", manifest.gates.clipped),
+        )
+    ]
+    yield (
+        "## Gates\n\nLearned, with room to spare, from the good images that the thresholds come from. The score of an "
+        "image beyond them means little.\n\n"
+        f"{_table(('quantity', 'least', 'most'), rows)}"
+    )
 
 
 def _parities(parities: Mapping[Precision, ParityReport]) -> str:

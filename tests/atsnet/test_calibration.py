@@ -19,6 +19,7 @@ from atsnet.calibration import (
 from atsnet.config import CalibrationConfig, Config
 from atsnet.data.layout import file_digests, find_dataset, fingerprint, split_holdout
 from atsnet.prediction_limits import promised_interval, tail_interval, upper_limit
+from atsnet.quality import Quality
 from atsnet.training.run_directory import BackboneSource, DataSource, RunRecord, TrainedRun
 
 
@@ -354,3 +355,36 @@ def test_altered_images_are_refused(run: TrainedRun, root: Path, kind: str) -> N
     with pytest.raises(CalibrationError, match="altered"):
         calibrate_run(run, root)
     assert load_calibration(run.directory) is None
+
+
+def test_enough_normal_images_say_what_is_normal(run: TrainedRun, root: Path, elsewhere: Path) -> None:
+    """Levels 100 to 119 and 150 to 164; the score is the level over 255."""
+    calibration = calibrate_run(run, root, further=find_dataset(elsewhere).train)
+    reference, gates = calibration.reference, calibration.gates
+    assert reference is not None
+    assert gates is not None
+    assert reference.images == 25
+    # Three bins of eight or nine of 26 gaps each: the edges are the 8th and the 17th value of 10 and 15 levels.
+    levels = sorted([100 + int(name[:2]) for name in run.record.data.holdout_images] + [*range(150, 165)])
+    assert reference.brightness.values == (levels[7], levels[16])
+    assert reference.score.values == pytest.approx(
+        [levels[rank] / 255 / calibration.score_threshold for rank in (7, 16)]
+    )
+    assert gates.check(Quality(brightness=130, contrast=0, sharpness=0, clipped=0)) is None
+    failure = gates.check(Quality(brightness=130, contrast=40, sharpness=0, clipped=0))
+    assert failure is not None
+    assert failure.name == "contrast"
+    assert load_calibration(run.directory) == calibration
+
+
+def test_too_few_normal_images_to_say_what_is_normal(run: TrainedRun, root: Path) -> None:
+    calibration = calibrate_run(run, root)
+    assert (calibration.reference, calibration.gates) == (None, None)
+    assert calibration.warnings[-1].startswith("10 normal images cannot tell what normal images are like")
+
+
+def test_a_calibration_of_an_older_version_can_be_read(run: TrainedRun, root: Path, elsewhere: Path) -> None:
+    calibration = calibrate_run(run, root, further=find_dataset(elsewhere).train)
+    path = run.directory / "calibration.json"
+    path.write_text(calibration.model_dump_json(exclude={"reference", "gates"}))
+    assert load_calibration(run.directory) == calibration.model_copy(update={"reference": None, "gates": None})

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from small_network import CREATED
 
 from atsnet.calibration import Calibration
 from atsnet.data.layout import Sample
+from atsnet.quality import Quality, learn_gates
+from atsnet.reference import Reference
 from atsnet.training.run_directory import TrainedRun
 from model_export import exporter
 from model_export.bundle import Speed, load_bundle
@@ -105,6 +108,32 @@ def test_a_review_band_travels_into_the_bundle(arguments: dict[str, Any], calibr
     card = exported.bundle.file("MODEL_CARD.md").read_text()
     assert "From a calibrated score of 0.01 to 1 a person decides." in card
     assert "a target of 1 % falsely rejected parts, and 40 % that do not pass" in card
+
+
+def test_what_is_normal_travels_into_the_bundle(
+    arguments: dict[str, Any], exported: Exported, calibration: Calibration
+) -> None:
+    values = np.linspace(1, 2, 30)
+    reference = Reference.of(values, 100 * values, values)
+    gates = learn_gates([Quality(100 * value, 20 * value, 0.1 * value, 0.0) for value in values])
+    learned = calibration.model_copy(update={"reference": reference, "gates": gates})
+    bundle = export_bundle(**arguments | {"calibration": learned}).bundle
+    assert (bundle.manifest.reference, bundle.manifest.gates) == (reference, gates)
+    assert f"| contrast (standard deviation of the grey values) | {gates.contrast.min:.4g} |" in (
+        bundle.file("MODEL_CARD.md").read_text()
+    )
+    before = exported.bundle  # of a calibration that does not say
+    assert (before.manifest.reference, before.manifest.gates) == (None, None)
+    assert "## Gates" not in before.file("MODEL_CARD.md").read_text()
+
+
+def test_a_manifest_of_an_older_version_can_be_read(exported: Exported, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(exported.bundle.path, tmp_path / "older"))
+    manifest = json.loads((path / "manifest.json").read_text())
+    for name in ("reference", "gates", "speeds", "parity"):
+        del manifest[name]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert (load_bundle(path).manifest.reference, load_bundle(path).manifest.gates) == (None, None)
 
 
 def test_the_card_tells_people(exported: Exported) -> None:
