@@ -17,6 +17,7 @@ from service.picture import ImageFile
 from service.problems import Problem
 from service.records.store import RecordReader
 from service.reply import Reply
+from service.scoring import Scoring
 from service.settings import Settings
 from service.submission import Submission
 
@@ -75,6 +76,10 @@ class FrontEquipment(Protocol):
     @property
     def archive(self) -> Keeps:
         """Reads images and maps back."""
+
+    @property
+    def scoring(self) -> Scoring:
+        """Scores frames that are no inspections."""
 
     @property
     def digest(self) -> str:

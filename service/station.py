@@ -18,13 +18,13 @@ from service.metrics import Metrics
 from service.problems import Problem
 from service.recipes import RecipeBook, default_recipe
 from service.records.configuration import note_configuration
-from service.records.configuration import note_configuration
 from service.records.database import database_url
 from service.records.store import RecordStore
 from service.records.writer import RecordError
 from service.runtimes.choice import make_runtime
 from service.runtimes.protocol import Runtime, RuntimeUnusableError
 from service.scheduler import Scheduler
+from service.scoring import BundleScoring
 from service.self_test import SelfTestError, run_self_test
 from service.settings import Settings
 
@@ -41,6 +41,7 @@ class Equipment:
     records: RecordStore
     archive: Archive
     inspector: Inspector
+    scoring: BundleScoring
 
     @property
     def digest(self) -> str:
@@ -113,7 +114,8 @@ class Station(Front):
             decoding = Decoder(bundle.manifest.input, self.settings.sessions, self.settings.max_pixels)
             self._closing.callback(decoding.close)
         inspector = Inspector(bundle, recipes, decoding, scheduler, records, archive, self.metrics)
-        self._equipment = Equipment(bundle, recipes, scheduler, records, archive, inspector)
+        scoring = BundleScoring(bundle, recipes, decoding, scheduler)
+        self._equipment = Equipment(bundle, recipes, scheduler, records, archive, inspector, scoring)
         self._max_in_flight = self.settings.queue_size + description.lanes * description.max_batch
         self.metrics.runtime(description)
         self.metrics.watch(lambda: scheduler.depth, lambda: archive.bytes)
@@ -162,7 +164,6 @@ class Station(Front):
             records = RecordStore(database_url(settings.database_url, settings.var), settings.records_keep_days)
             records.on_written = self.bell.ring
             self._closing.callback(records.close)
-            note_configuration(records.engine, settings)
             note_configuration(records.engine, settings)
             archive = Archive(
                 settings.var / "archive",

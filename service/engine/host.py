@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, cast
 
+import orjson
 import structlog
 from starlette.requests import ClientDisconnect
 
@@ -158,9 +159,9 @@ class _Link:
         memory = self._memory
         assert memory is not None, "a worker sends its memory first"
         for hand_off in batch:
-            if hand_off.kind == Kind.INSPECT:
+            if hand_off.kind in (Kind.INSPECT, Kind.SCORE):
                 withdrawal = self._under_way[hand_off.slot, hand_off.generation] = Withdrawal()
-                self._start(self._inspect(hand_off, memory, withdrawal))
+                self._start(self._serve(hand_off, memory, withdrawal))
             elif hand_off.kind == Kind.WITHDRAW:
                 # It may have been answered while this was on its way.
                 under_way = self._under_way.get((hand_off.slot, hand_off.generation))
@@ -172,15 +173,29 @@ class _Link:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _inspect(self, asked: HandOff, memory: SlotMemory, withdrawal: Withdrawal) -> None:
+    async def _inspect(self, asked: HandOff, memory: SlotMemory, withdrawal: Withdrawal) -> bytes:
+        image = b"" if asked.descriptor is None else await self._image(asked.descriptor)
+        received = decode_request(
+            memory.header(asked.slot, asked.length), image, memory.frame(asked.slot), memory.anomaly_map(asked.slot)
+        )
+        with self._station.admitted():
+            reply = await self._station.equipment.inspector.inspect(received, withdrawal)
+        return reply.model_dump_json().encode()
+
+    async def _score(self, asked: HandOff, memory: SlotMemory, withdrawal: Withdrawal) -> bytes:
+        deadline = orjson.loads(memory.header(asked.slot, asked.length))["deadline"]
+        with self._station.admitted():
+            async with withdrawal:
+                scored = await self._station.equipment.scoring.score(memory.frame(asked.slot), deadline)
+        memory.anomaly_map(asked.slot)[...] = scored.anomaly_map
+        return orjson.dumps({"score": scored.score, "calibrated": scored.calibrated})
+
+    async def _serve(self, asked: HandOff, memory: SlotMemory, withdrawal: Withdrawal) -> None:
         try:
-            image = b"" if asked.descriptor is None else await self._image(asked.descriptor)
-            received = decode_request(
-                memory.header(asked.slot, asked.length), image, memory.frame(asked.slot), memory.anomaly_map(asked.slot)
-            )
-            with self._station.admitted():
-                reply = await self._station.equipment.inspector.inspect(received, withdrawal)
-            kind, header = Kind.REPLY, reply.model_dump_json().encode()
+            if asked.kind == Kind.SCORE:
+                kind, header = Kind.SCORED, await self._score(asked, memory, withdrawal)
+            else:
+                kind, header = Kind.REPLY, await self._inspect(asked, memory, withdrawal)
             memory.put_header(asked.slot, header)
         except Problem as problem:
             kind, header = Kind.PROBLEM, encode_problem(problem)

@@ -21,7 +21,7 @@ _MAX_DETAIL: Final = 1000
 
 
 class Kind(IntEnum):
-    """What a hand-off means. The first two go to the engine, the others come back, exactly one for each `INSPECT`."""
+    """What a hand-off means. `INSPECT` and `SCORE` go to the engine, and exactly one answer comes back for each."""
 
     INSPECT = 1
     WITHDRAW = 2
@@ -30,6 +30,9 @@ class Kind(IntEnum):
     PROBLEM = 4
     WITHDRAWN = 5
     """The slot comes back without an answer."""
+    SCORE = 6
+    """To the engine: a frame that is no inspection; its header says the deadline alone."""
+    SCORED = 7
 
 
 class Welcome(BaseModel):

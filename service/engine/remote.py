@@ -17,6 +17,7 @@ from atsnet.imaging import Float32Array, ImageError
 from service import problems
 from service.decoding import Decoder
 from service.engine.messages import Kind, Welcome, decode_problem, encode_request
+from service.engine.remote_scoring import RemoteScoring
 from service.engine.session import EngineLostError, Session
 from service.engine.slots import SlotsFullError
 from service.front import Front
@@ -210,6 +211,7 @@ class RemoteEquipment:
     inspector: RemoteInspector
     records: RecordReader
     archive: RemoteArchive
+    scoring: RemoteScoring
     digest: str
 
 
@@ -296,13 +298,15 @@ class RemoteStation(Front):
             self._records = RecordReader(database_url(settings.database_url, settings.var))
         if self._decoder is None:
             self._decoder = Decoder(welcome.geometry, self._decode_threads, settings.max_pixels)
+        recipes = RecipeBook(welcome.recipe)
         inspector = RemoteInspector(
-            session, RecipeBook(welcome.recipe), self._decoder, self._lost, keeps_images=settings.archive_max_bytes > 0
+            session, recipes, self._decoder, self._lost, keeps_images=settings.archive_max_bytes > 0
         )
+        scoring = RemoteScoring(session, welcome, recipes, self._decoder)
         for lost in self._lost:
             session.report_lost(lost.header, lost.why)
         self._lost.clear()
-        self._equipment = RemoteEquipment(inspector, self._records, RemoteArchive(session), welcome.digest)
+        self._equipment = RemoteEquipment(inspector, self._records, RemoteArchive(session), scoring, welcome.digest)
         self._max_in_flight = welcome.max_in_flight
         self._counts.attach(session)
         self._listen(self.bell.heard)

@@ -79,10 +79,17 @@ class Session:
     async def inspect(
         self, header: bytes, frame: UInt8Array | None, image: bytes | None, *, wants_map: bool
     ) -> Answered:
-        """Hand one inspection over and wait for its answer; cancelling withdraws it.
+        """Hand one inspection over and wait for its answer; see `ask`."""
+        return await self.ask(Kind.INSPECT, header, frame, image, wants_map=wants_map)
+
+    async def ask(
+        self, kind: Kind, header: bytes, frame: UInt8Array | None, image: bytes | None, *, wants_map: bool
+    ) -> Answered:
+        """Hand one frame over and wait for its answer; cancelling withdraws it.
 
         Args:
-            header: As `encode_request` makes it.
+            kind: What is asked, `INSPECT` or `SCORE`.
+            header: What goes with it; of an inspection as `encode_request` makes it.
             frame: `uint8 [H, W, C]`, `None` where the header is a refusal.
             image: To be kept, as it was sent; `None` where nothing is kept.
             wants_map: Whether the answer shall bring the map.
@@ -109,7 +116,7 @@ class Session:
         memory.put_header(taken.slot, header)
         if frame is not None:
             memory.frame(taken.slot)[...] = frame
-        self._channel.hand_off(HandOff(Kind.INSPECT, taken.slot, taken.generation, len(header), descriptor))
+        self._channel.hand_off(HandOff(kind, taken.slot, taken.generation, len(header), descriptor))
         try:
             return await waiting.future
         except asyncio.CancelledError:

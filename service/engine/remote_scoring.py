@@ -1,0 +1,53 @@
+"""A worker's scores of frames that are no inspections, by the engine in its own process."""
+
+import asyncio
+
+import orjson
+
+from atsnet.imaging import UInt8Array
+from service import problems
+from service.decoding import Decoding
+from service.engine.messages import Kind, Welcome, decode_problem
+from service.engine.session import EngineLostError, Session
+from service.engine.slots import SlotsFullError
+from service.inspector import RETRY_AFTER_S
+from service.problems import Problem
+from service.recipes import RecipeBook
+from service.scoring import TOO_LATE, Frames, FrameScore, ServedModel
+
+_PATIENCE_S = 0.5
+"""The engine watches deadlines itself; this much later the worker answers without it."""
+
+
+class RemoteScoring(Frames):
+    """Scores with an engine in another process; see `scoring.Scoring`.
+
+    Args:
+        session: The connection to the engine.
+        welcome: What it said of itself.
+        recipes: As the engine has them.
+        decoding: Makes frames of images.
+    """
+
+    def __init__(self, session: Session, welcome: Welcome, recipes: RecipeBook, decoding: Decoding) -> None:
+        super().__init__(recipes, decoding)
+        name, _, version = welcome.recipe.bundle.partition("/")
+        self.model = ServedModel(name, version, welcome.geometry, (welcome.map_height, welcome.map_width))
+        self._session = session
+
+    async def score(self, frame: UInt8Array, deadline: float) -> FrameScore:
+        """See `Scoring`."""
+        header = orjson.dumps({"deadline": deadline})
+        try:
+            async with asyncio.timeout_at(deadline + _PATIENCE_S):
+                answered = await self._session.ask(Kind.SCORE, header, frame, None, wants_map=True)
+        except TimeoutError:
+            raise Problem(problems.DEADLINE_PASSED, TOO_LATE) from None
+        except SlotsFullError as error:
+            raise Problem(problems.OVERLOADED, f"{error}; try again", retry_after_s=RETRY_AFTER_S) from error
+        except EngineLostError as error:
+            raise Problem(problems.FAILED, str(error)) from error
+        if answered.kind is not Kind.SCORED or answered.anomaly_map is None:
+            raise decode_problem(answered.header)
+        scored = orjson.loads(answered.header)
+        return FrameScore(scored["score"], scored["calibrated"], answered.anomaly_map)
