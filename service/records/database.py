@@ -42,7 +42,7 @@ def database_url(given: str | None, var: Path) -> URL:
     except (ArgumentError, ValueError):  # the text may hold a password
         raise RecordError("database_url is no URL, such as postgresql://USER:PASSWORD@HOST:5432/NAME") from None
     match url.drivername:
-        case "sqlite" if url.database:
+        case "sqlite" if url.database and url.database != ":memory:":
             return url
         case "postgresql" | "postgres" | "postgresql+psycopg":
             return url.set(drivername="postgresql+psycopg")

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, RowMapping, Select, func, select
 from ulid import ULID
 
 from service.records.inspection import Inspection
-from service.records.schema import from_row, inspections, reviews
+from service.records.schema import REJECTED, from_row, inspections, reviews
 from service.reply import Review, ReviewWord, VerdictWord
 
 _LATEST: Final = timedelta(days=1)
@@ -72,6 +72,8 @@ def matching(filters: Filters, before: str | None = None) -> Select[Any]:
         value = getattr(filters, name)
         if value is not None:
             found = found.where(inspections.c[name] == value)
+    if filters.verdict not in (None, "pass"):
+        found = found.where(REJECTED)  # says nothing new, but that the index of these will do
     if filters.review == "none":
         found = found.where(reviews.c.id.is_(None))
     elif filters.review is not None:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
@@ -52,6 +53,7 @@ metadata: Final = MetaData()
 _ID: Final = String(26).with_variant(String(26, collation="C"), "postgresql")
 _SERIAL: Final = BigInteger().with_variant(Integer, "sqlite")
 _ORDERED: Final = Text().with_variant(Text(collation="C"), "postgresql")
+REJECTED: Final = text("verdict <> 'pass'")
 
 inspections: Final = Table(
     "inspections",
@@ -84,6 +86,8 @@ inspections: Final = Table(
     Index("ix_inspections_station", "station", "id"),
     Index("ix_inspections_lot", "lot", "id"),
     Index("ix_inspections_serial", "serial", "id"),
+    # Of the few that did not pass, so that a good part's record pays nothing for it.
+    Index("ix_inspections_verdict", "verdict", "id", sqlite_where=REJECTED, postgresql_where=REJECTED),
 )
 
 reviews: Final = Table(

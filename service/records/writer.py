@@ -21,7 +21,8 @@ __all__ = ["DuplicateKeyError", "RecordError", "RecordWriter"]
 
 log = structlog.get_logger(__name__)
 
-_MAX_GROUP: Final = 256
+MAX_GROUP = 256
+"""Most records of one transaction."""
 _PATIENCE_S: Final = 5.0
 """How long a group waits for a server that is being restarted; those after it do not wait for one that stays away."""
 _RETRY_S: Final = 0.1
@@ -78,7 +79,7 @@ class RecordWriter:
         while (first := self._pending.get()) is not None:
             group = [first]
             closing = False
-            while len(group) < _MAX_GROUP and not self._pending.empty():
+            while len(group) < MAX_GROUP and not self._pending.empty():
                 following = self._pending.get()
                 if following is None:
                     closing = True

@@ -64,7 +64,10 @@ class ReviewRequest(BaseModel):
     )
 
 
-_REVIEW_SCHEMA: Final = ReviewRequest.model_json_schema()
+_REVIEW: Final = {
+    "schema": ReviewRequest.model_json_schema(),
+    "example": {"review": "false_reject", "note": "only dust"},
+}
 
 
 @router.get(
@@ -117,7 +120,7 @@ async def read(request: Request, inspection_id: str) -> Response:
     summary="Say what a person thinks of an inspection",
     response_class=Response,
     responses={200: {"model": RecordDocument}, **examples.READING, **_WRONG, **_TOO_LARGE},
-    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _REVIEW_SCHEMA}}}},
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": _REVIEW}}},
 )
 async def review(request: Request, inspection_id: str) -> Response:
     """Take down an operator's word, beside the verdict, which never changes. The latest one counts; all are kept."""

@@ -202,6 +202,22 @@ def test_latest_review_counts_and_a_repeated_one_is_one(line: Line) -> None:
     ]
 
 
+def test_example_of_a_review(line: Line) -> None:
+    paths = line.http.get("/openapi.json").json()["paths"]
+    body = paths["/v1/inspections/{inspection_id}/review"]["put"]["requestBody"]["content"]["application/json"]
+    response = put_review(line, line.post(DEFECTIVE).json()["id"], **body["example"])
+    assert response.status_code == 200
+    assert body["example"].items() <= response.json()["review"].items()
+
+
+def test_fields_of_the_list_are_described(line: Line) -> None:
+    parameters = line.http.get("/openapi.json").json()["paths"]["/v1/inspections"]["get"]["parameters"]
+    assert {parameter["name"] for parameter in parameters} == {
+        *("lot", "serial", "station", "recipe", "verdict", "review", "since", "until", "limit", "cursor")
+    }
+    assert all(parameter["description"] and parameter["in"] == "query" for parameter in parameters)
+
+
 @pytest.mark.parametrize("inspection_id", ["x", new_id()])
 def test_review_of_what_was_never_inspected(line: Line, inspection_id: str) -> None:
     response = put_review(line, inspection_id, review="confirmed")

@@ -28,6 +28,10 @@ def upgrade() -> None:
         op.drop_index(f"ix_inspections_{column}", "inspections")
     for column in ("station", "lot", "serial"):
         op.create_index(f"ix_inspections_{column}", "inspections", [column, "id"])
+    rejected = sa.text("verdict <> 'pass'")
+    op.create_index(
+        "ix_inspections_verdict", "inspections", ["verdict", "id"], sqlite_where=rejected, postgresql_where=rejected
+    )
     op.create_table(
         "reviews",
         sa.Column("id", _BIG_SERIAL, nullable=False),
