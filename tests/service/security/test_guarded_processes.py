@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -122,7 +123,10 @@ def test_https_with_keys_and_client_certificates(
             for _ in range(4):
                 assert client.inspect(DEFECTIVE).verdict == "fail"
         assert post(url, KEY[:-1], Tls(ca=ca, **own).context()) == 401
-        with InspectionClient(url, tls=Tls(ca=ca), api_key=KEY, retries=ONCE_MORE) as client, pytest.raises(NoAnswerError):
+        with (
+            InspectionClient(url, tls=Tls(ca=ca), api_key=KEY, retries=ONCE_MORE) as client,
+            pytest.raises(NoAnswerError),
+        ):
             client.inspect(DEFECTIVE)
         with pytest.raises(httpx.TransportError):
             httpx.get(url.replace("https", "http") + "/livez", trust_env=False)
@@ -172,6 +176,19 @@ def test_no_key_is_in_any_log(tmp_path: Path, key_file: Path, workers: int, log_
     assert log.count("refused") >= 2
     assert KEY.rpartition("_")[2][:20] not in log
     assert LINE.hash not in log
+
+
+def test_slow_client_is_closed_and_others_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    impatient = "import functools, service.server as s; s.Patience = functools.partial(s.Patience, head_s=0.2)\n"
+    monkeypatch.setattr(test_server, "PROGRAM", impatient + test_server.PROGRAM)
+    with test_server.started(tmp_path) as server:
+        address = (server.http.base_url.host, server.http.base_url.port or 0)
+        with socket.create_connection(address, timeout=30) as slow:
+            slow.sendall(b"POST /v1/inspections HTTP/1.1\r\nHost: ")
+            assert server.post().status_code == 200
+            assert slow.recv(1) == b""
+        assert server.post().status_code == 200
+    assert "slow_clients" in (tmp_path / "log").read_text()
 
 
 def test_opencv_has_the_limit_in_every_process(tmp_path: Path) -> None:

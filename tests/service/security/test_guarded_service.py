@@ -120,7 +120,9 @@ def test_body_is_not_asked_for_before_the_key_is_known(guarded: Line) -> None:
 def probed(line: Line, method: str, path: str, key: str | None) -> int:
     """The status of a request without a body, to a route of which nothing exists."""
     path = re.sub(r"\{\w+\}", "none", path)
-    return line.http.request(method, path, headers={} if key is None else bearer(key)).status_code
+    # Events come without end: the head of an answer is enough.
+    with line.http.stream(method, path, headers={} if key is None else bearer(key)) as response:
+        return response.status_code
 
 
 def test_every_route_takes_its_role(guarded: Line) -> None:
