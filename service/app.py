@@ -10,7 +10,7 @@ from fastapi_offline import FastAPIOffline
 
 from service import openapi, problems
 from service.front import Front, StartError
-from service.routes import batch, direct, events, inspections, open_inference, operation, records
+from service.routes import batch, direct, events, inspections, models, open_inference, operation, recipes, records
 from service.runtimes.protocol import Runtime
 from service.security.gate import Gate, make_gate
 from service.security.gated_app import GatedApp
@@ -76,6 +76,8 @@ def create_app(
     app.include_router(events.router)
     app.include_router(open_inference.router)
     app.include_router(operation.router)
+    app.include_router(recipes.router)
+    app.include_router(models.router)
     app.add_middleware(GatedApp, gate=guard, max_body_bytes=resolved.max_body_bytes)
     app.add_middleware(SecurityHeaders)
     direct.install(app, guard, resolved.max_body_bytes)

@@ -4,12 +4,11 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from model_export.bundle import Bundle
 from service.preparation import Prepared
-from service.recipes import Recipe
 from service.records.inspection import FrameLayout, Inspection, new_id
 from service.reply import Region, ResultCode, Timing, VerdictWord
 from service.scheduler import Scored
+from service.setups import Setup
 from service.submission import Submission, elapsed_ms
 
 
@@ -18,10 +17,9 @@ class Case:
     """A prepared submission with all that will inspect it."""
 
     submission: Submission
-    recipe: Recipe
+    setup: Setup
     prepared: Prepared
     decode_ms: float
-    bundle: Bundle
 
     def timing(self, scored: Scored | None = None, record_ms: float = 0.0) -> Timing:
         """Where the time went until now."""
@@ -47,7 +45,8 @@ class Case:
         detail: str | None = None,
     ) -> Inspection:
         """The record of an outcome."""
-        fields, manifest, recipe = self.submission.fields, self.bundle.manifest, self.recipe
+        fields, recipe, bundle = self.submission.fields, self.setup.recipe, self.setup.bundle
+        manifest = bundle.manifest
         return Inspection(
             id=new_id(),
             created=datetime.now(UTC) - timedelta(seconds=time.monotonic() - self.submission.arrival),
@@ -60,7 +59,7 @@ class Case:
             recipe_version=recipe.version,
             model=manifest.name,
             model_version=manifest.version,
-            model_digest=self.bundle.digest,
+            model_digest=bundle.digest,
             result=result,
             code=code,
             verdict=verdict,

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, Protocol, TypeVar
 
-from atsnet.imaging import Float32Array, InputGeometry
+from atsnet.imaging import Float32Array
 from service.heatmap import heatmap_png, overlay_png
-from service.picture import measure
+from service.picture import Measured, measure
 from service.preparation import Prepared, prepare, sha256_of
-from service.recipes import Recipe
 from service.records.inspection import FrameLayout
+from service.setups import Plan
 from service.submission import Submission, elapsed_ms
 
 _SMALL_PIXELS: Final = 256 * 256
@@ -28,7 +28,7 @@ class Decoding(Protocol):
     async def sha256(self, submission: Submission) -> str:
         """Of the image as it was sent, hexadecimal."""
 
-    async def prepare(self, submission: Submission, recipe: Recipe) -> tuple[Prepared, float]:
+    async def prepare(self, submission: Submission, plan: Plan) -> tuple[Prepared, float]:
         """Check, decode, crop and scale; and the ms that it took, with the wait for a thread.
 
         Raises:
@@ -44,13 +44,11 @@ class Decoder:
     """Decodes in this process.
 
     Args:
-        geometry: The frames that the network takes.
         threads: Images that are decoded at the same time.
         max_pixels: Most pixels of an image.
     """
 
-    def __init__(self, geometry: InputGeometry, threads: int, max_pixels: int) -> None:
-        self._geometry = geometry
+    def __init__(self, threads: int, max_pixels: int) -> None:
         self._max_pixels = max_pixels
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
@@ -58,15 +56,15 @@ class Decoder:
         """See `Decoding`."""
         return await self._in_thread(sha256_of, submission.image)
 
-    async def prepare(self, submission: Submission, recipe: Recipe) -> tuple[Prepared, float]:
+    async def prepare(self, submission: Submission, plan: Plan) -> tuple[Prepared, float]:
         """See `Decoding`."""
         started = time.monotonic()
         measured = measure(submission.image, submission.fields.raw_layout, self._max_pixels)
         if measured.width * measured.height <= _SMALL_PIXELS:
-            prepared = prepare(measured, recipe, self._geometry)
+            prepared = _prepare(measured, plan)
         else:
             async with asyncio.timeout_at(submission.deadline):
-                prepared = await self._in_thread(prepare, measured, recipe, self._geometry)
+                prepared = await self._in_thread(_prepare, measured, plan)
         return prepared, elapsed_ms(started)
 
     async def picture(self, submission: Submission, layout: FrameLayout, anomaly_map: Float32Array) -> str | None:
@@ -89,3 +87,7 @@ class Decoder:
 
     async def _in_thread(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))
+
+
+def _prepare(measured: Measured, plan: Plan) -> Prepared:
+    return prepare(measured, plan.recipe, plan.geometry, with_quality=plan.with_quality)

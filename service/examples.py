@@ -119,6 +119,11 @@ READING: Final[dict[int | str, dict[str, Any]]] = {
     404: {"model": ProblemDocument, "description": problems.UNKNOWN.title},
     **NOT_READY,
 }
+CHANGING: Final[dict[int | str, dict[str, Any]]] = {
+    **READING,
+    422: {"model": ProblemDocument, "description": problems.WRONG_FIELD.title},
+    500: {"model": ProblemDocument, "description": problems.FAILED.title},
+}
 
 
 def _field_schema(name: str) -> dict[str, Any]:

@@ -15,6 +15,18 @@ from service.events import Bell, Feed
 from service.inspector import RETRY_AFTER_S
 from service.picture import ImageFile
 from service.problems import Problem
+from service.recipes.documents import (
+    ModelDocument,
+    ModelList,
+    PreviewDocument,
+    PreviewRequest,
+    RecipeDocument,
+    RecipeDraft,
+    RecipeHistory,
+    RecipeList,
+    SelfTests,
+)
+from service.records.audit import Actor
 from service.records.store import RecordReader
 from service.reply import Reply
 from service.scoring import Scoring
@@ -62,6 +74,34 @@ class Counts(Protocol):
         """Count a request whose deadline passed."""
 
 
+class Manages(Protocol):
+    """Changes recipes and bundles; see `management.Management`."""
+
+    async def recipes(self) -> RecipeList:
+        """All recipes with all of their versions."""
+
+    async def recipe(self, name: str) -> RecipeHistory:
+        """All versions of a recipe."""
+
+    async def create(self, draft: RecipeDraft, by: Actor) -> RecipeDocument:
+        """Add a version of a recipe."""
+
+    async def activate_recipe(self, name: str, version: int, by: Actor, *, default: bool = False) -> RecipeDocument:
+        """Make a version of a recipe inspect from now on."""
+
+    async def preview(self, name: str, wanted: PreviewRequest) -> PreviewDocument:
+        """What other thresholds would have done to the recorded inspections of a recipe."""
+
+    async def models(self) -> ModelList:
+        """All bundles."""
+
+    async def activate_model(self, name: str, version: str, by: Actor) -> ModelDocument:
+        """Make a bundle inspect its product."""
+
+    async def self_test(self) -> SelfTests:
+        """Inspect the golden samples of every bundle in service."""
+
+
 class FrontEquipment(Protocol):
     """What the routes work with once the station has started."""
 
@@ -82,8 +122,16 @@ class FrontEquipment(Protocol):
         """Scores frames that are no inspections."""
 
     @property
+    def management(self) -> Manages:
+        """Changes recipes and bundles."""
+
+    @property
+    def bundle_name(self) -> str:
+        """`name/version` of the default recipe's bundle."""
+
+    @property
     def digest(self) -> str:
-        """sha256 of the manifest of the bundle that inspects."""
+        """sha256 of the manifest of the default recipe's bundle."""
 
 
 class Front(ABC):
@@ -100,6 +148,8 @@ class Front(ABC):
         """Why it did not start, or why it is being started again."""
         self.restarting: list[str] = []
         """Processes of the service that ended and are being started again."""
+        self.unfit: str | None = None
+        """Why a bundle that an active recipe names must not inspect; other recipes go on."""
         self.bell = Bell()
         """Rings when an inspection was recorded."""
         self.feed = Feed(lambda: self.equipment.records, self.bell, self.idle, max_clients=settings.max_event_clients)

@@ -8,7 +8,6 @@ from typing import Final
 import structlog
 
 from atsnet.imaging import ImageError, ImageTooLargeError, NotAnImageError
-from model_export.bundle import Bundle
 from service import problems
 from service.archive import Archive, Keepsake
 from service.case import Case
@@ -17,12 +16,13 @@ from service.decoding import Decoding
 from service.metrics import Metrics
 from service.preparation import Prepared
 from service.problems import Problem
-from service.recipes import RecipeBook, UnknownRecipeError
+from service.recipes import UnknownRecipeError
 from service.records.inspection import Inspection
 from service.records.store import RecordStore
 from service.records.writer import DuplicateKeyError, RecordError
 from service.reply import Reply, Timing
-from service.scheduler import DeadlinePassedError, EngineError, QueueFullError, Scheduler, SchedulerClosedError, Scored
+from service.scheduler import DeadlinePassedError, EngineError, QueueFullError, SchedulerClosedError, Scored
+from service.setups import Edition, Setup
 from service.submission import Submission, elapsed_ms
 from service.verdict import RESULTS, NotFiniteError, find_regions, judge
 
@@ -32,13 +32,11 @@ RETRY_AFTER_S: Final = 1
 
 
 class Inspector:
-    """Takes submissions to verdicts with one bundle.
+    """Takes submissions to verdicts, each with one setup from its decoding to its record.
 
     Args:
-        bundle: What inspects.
-        recipes: What requests may ask for.
+        edition: What requests may ask for.
         decoding: Makes frames of images.
-        scheduler: Runs the bundle's network.
         records: Where every verdict is written before it is answered.
         archive: Where images are kept afterwards.
         metrics: Where verdicts are counted.
@@ -46,30 +44,31 @@ class Inspector:
 
     def __init__(
         self,
-        bundle: Bundle,
-        recipes: RecipeBook,
+        edition: Edition,
         decoding: Decoding,
-        scheduler: Scheduler,
         records: RecordStore,
         archive: Archive,
         metrics: Metrics,
     ) -> None:
-        self._bundle = bundle
-        self._recipes = recipes
+        self.edition = edition
+        """What requests may ask for; to be replaced by the next one, which those under way do not notice."""
         self._decoding = decoding
-        self._scheduler = scheduler
         self._records = records
         self._archive = archive
         self._metrics = metrics
         self._claims = Claims()
         self._recent = RecentKeys()
 
-    async def inspect(self, submission: Submission, client: AbstractAsyncContextManager[None]) -> Reply:
+    async def inspect(
+        self, submission: Submission, client: AbstractAsyncContextManager[None], edition: Edition | None = None
+    ) -> Reply:
         """Inspect one image, or replay the verdict that the same request got before.
 
         Args:
             submission: The image and what was said of it.
             client: A context that stops the work in it when the client has gone.
+            edition: What the image was decoded by, where another process did; held by the caller. The current one by
+                default.
 
         Raises:
             Problem: There is no verdict, and why.
@@ -79,15 +78,21 @@ class Inspector:
         try:
             if key is None:
                 async with client:
-                    case, outcome = await self._evaluate(submission)
+                    case, outcome = await self._evaluate(submission, edition)
                 return await self._settle(case, outcome)
-            return await self._inspect_once(key, submission, client)
+            return await self._inspect_once(key, submission, client, edition)
         except (TimeoutError, DeadlinePassedError):
             raise late(submission) from None
         except (ImageError, UnknownRecipeError, QueueFullError, SchedulerClosedError) as error:
             raise as_problem(error) from error
 
-    async def _inspect_once(self, key: str, submission: Submission, client: AbstractAsyncContextManager[None]) -> Reply:
+    async def _inspect_once(
+        self,
+        key: str,
+        submission: Submission,
+        client: AbstractAsyncContextManager[None],
+        edition: Edition | None,
+    ) -> Reply:
         """Inspect what has a key, unless it was before.
 
         Nearly every key is new, and the records refuse one that is not: only for keys that were recorded lately, and
@@ -100,7 +105,7 @@ class Inspector:
                 if earlier is not None:
                     return await self._replay(earlier, submission)
                 try:
-                    case, outcome = await self._evaluate(submission)
+                    case, outcome = await self._evaluate(submission, edition)
                 except (ImageError, UnknownRecipeError, Problem):
                     earlier = await self._records.find(key)
                     if earlier is None:
@@ -114,11 +119,18 @@ class Inspector:
             self._recent.add(key)
             return reply
 
-    async def _evaluate(self, submission: Submission) -> tuple[Case, Scored | EngineError]:
-        recipe = self._recipes.get(submission.fields.recipe)
-        prepared, decode_ms = await self._decoding.prepare(submission, recipe)
-        outcome = await self._score(prepared, submission.deadline)
-        return Case(submission, recipe, prepared, decode_ms, self._bundle), outcome
+    async def _evaluate(self, submission: Submission, edition: Edition | None) -> tuple[Case, Scored | EngineError]:
+        setup = (self.edition if edition is None else edition).get(submission.fields.recipe)
+        loaded = setup.loaded
+        if loaded.unfit is not None:
+            raise Problem(problems.NOT_READY, loaded.unfit, retry_after_s=RETRY_AFTER_S)
+        loaded.hold()
+        try:
+            prepared, decode_ms = await self._decoding.prepare(submission, setup.plan)
+            outcome = await _score(setup, prepared, submission.deadline)
+        finally:
+            loaded.release()
+        return Case(submission, setup, prepared, decode_ms), outcome
 
     async def _settle(self, case: Case, outcome: Scored | EngineError) -> Reply:
         """Judge and record: neither the deadline nor the client's leaving stops it, since there is an outcome."""
@@ -131,27 +143,16 @@ class Inspector:
     async def record_failure(self, submission: Submission, why: str) -> None:
         """Record that a submission was answered an error, elsewhere and before this."""
         try:
-            recipe = self._recipes.get(submission.fields.recipe)
-            prepared, decode_ms = await self._decoding.prepare(submission, recipe)
+            setup = self.edition.get(submission.fields.recipe)
+            prepared, decode_ms = await self._decoding.prepare(submission, setup.plan)
         except (Problem, ImageError, UnknownRecipeError):  # it never had a frame: its answer was a refusal
             return
-        await self._failed(Case(submission, recipe, prepared, decode_ms, self._bundle), why)
-
-    async def _score(self, prepared: Prepared, deadline: float) -> Scored | EngineError:
-        try:
-            scored = await self._scheduler.submit(prepared.frame.pixels, deadline)
-        except SchedulerClosedError:
-            raise
-        except EngineError as error:
-            return error
-        if time.monotonic() >= deadline:
-            raise DeadlinePassedError("the deadline passed while the image was inspected")
-        return scored
+        await self._failed(Case(submission, setup, prepared, decode_ms), why)
 
     async def _conclude(self, case: Case, scored: Scored) -> Reply:
-        manifest = self._bundle.manifest
+        manifest = case.setup.bundle.manifest
         try:
-            judgement = judge(scored.score, manifest.calibration.score_threshold, case.recipe)
+            judgement = judge(scored.score, manifest.calibration.score_threshold, case.setup.recipe)
             regions = find_regions(scored.anomaly_map, case.prepared.frame.placement, manifest.input)
         except NotFiniteError as error:
             raise await self._failed(case, str(error)) from error
@@ -215,6 +216,18 @@ class Inspector:
                 heatmap = await self._decoding.picture(submission, earlier.layout, anomaly_map)
         log.info("replayed", id=earlier.id, verdict=earlier.verdict, station=earlier.station, serial=earlier.serial)
         return earlier.reply(replayed=True, heatmap=heatmap)
+
+
+async def _score(setup: Setup, prepared: Prepared, deadline: float) -> Scored | EngineError:
+    try:
+        scored = await setup.loaded.scheduler.submit(prepared.frame.pixels, deadline)
+    except SchedulerClosedError:
+        raise
+    except EngineError as error:
+        return error
+    if time.monotonic() >= deadline:
+        raise DeadlinePassedError("the deadline passed while the image was inspected")
+    return scored
 
 
 def late(submission: Submission) -> Problem:

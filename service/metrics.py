@@ -9,11 +9,10 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
-    Info,
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -42,6 +41,20 @@ class Restarts(Collector):
         )
         for process, count in self.counts.items():
             family.add_metric([process], count)
+        yield family
+
+
+class _Runtimes(Collector):
+    """What runs the networks, one sample each."""
+
+    def __init__(self, descriptions: Callable[[], Iterable[RuntimeDescription]]) -> None:
+        self._descriptions = descriptions
+
+    def collect(self) -> Iterable[Metric]:
+        family = InfoMetricFamily("inspect_runtime", "What runs the network")
+        for one in self._descriptions():
+            told = {"provider": one.provider, "precision": one.precision, "model": one.model, "version": one.version}
+            family.add_metric([], told)
         yield family
 
 
@@ -84,25 +97,22 @@ class Metrics:
         self._archive_dropped = Counter(
             "inspect_archive_dropped", "Inspections whose image was not kept", ["reason"], registry=self.registry
         )
-        self._runtime = Info("inspect_runtime", "What runs the network", registry=self.registry)
+        self._self_test_failures = Counter(
+            "inspect_self_test_failures", "Golden samples that were answered wrongly in service", registry=self.registry
+        )
         self.restarts = Restarts()
         self.registry.register(self.restarts)
 
-    def watch(self, queue_depth: Callable[[], int], archive_bytes: Callable[[], int]) -> None:
+    def watch(
+        self,
+        queue_depth: Callable[[], int],
+        archive_bytes: Callable[[], int],
+        runtimes: Callable[[], Iterable[RuntimeDescription]],
+    ) -> None:
         """Read these figures whenever the metrics are asked for."""
         self._depth.set_function(queue_depth)
         self._archive_bytes.set_function(archive_bytes)
-
-    def runtime(self, description: RuntimeDescription) -> None:
-        """Say what runs the network."""
-        self._runtime.info(
-            {
-                "provider": description.provider,
-                "precision": description.precision,
-                "model": description.model,
-                "version": description.version,
-            }
-        )
+        self.registry.register(_Runtimes(runtimes))
 
     def request(self, station: str | None, outcome: str, times: int = 1) -> None:
         """Count requests that ended alike; stations beyond 64 share a label, since clients choose their names."""
@@ -132,6 +142,10 @@ class Metrics:
     def archive_dropped(self, reason: str) -> None:
         """Count an image that was not kept."""
         self._archive_dropped.labels(reason).inc()
+
+    def self_test_failed(self) -> None:
+        """Count a failed self-test."""
+        self._self_test_failures.inc()
 
     def exposition(self) -> bytes:
         """All of it in the text format of Prometheus."""

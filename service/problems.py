@@ -5,6 +5,7 @@ from typing import Any, Final, Literal, cast
 
 import orjson
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
@@ -129,12 +130,21 @@ def document(kind: Kind, detail: str, trigger: int | None, **extensions: str) ->
 def install(app: FastAPI) -> None:
     """Make an application answer its problems, unknown routes and unexpected errors in the contract's form."""
     app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_unexpected)
 
 
 async def _on_problem(request: Request, error: Exception) -> Response:
     return respond(request, cast("Problem", error))
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    first = cast("RequestValidationError", error).errors()[0]
+    where, *names = (str(part) for part in first["loc"])
+    field = ".".join(names) or where
+    given = "" if first["type"] in ("missing", "json_invalid") else f" (got {str(first['input'])[:80]!r})"
+    return respond(request, Problem(WRONG_FIELD, f"{field}: {first['msg']}{given}", extensions={"field": field[:80]}))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

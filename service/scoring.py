@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from atsnet.imaging import Float32Array, ImageError, InputGeometry, UInt8Array
-from model_export.bundle import Bundle
 from service import problems
 from service.decoding import Decoding
 from service.fields import Fields
-from service.inspector import as_problem
+from service.inspector import RETRY_AFTER_S, as_problem
 from service.problems import Problem
 from service.recipes import Recipe, RecipeBook, UnknownRecipeError
-from service.scheduler import DeadlinePassedError, EngineError, QueueFullError, Scheduler, SchedulerClosedError
+from service.scheduler import DeadlinePassedError, EngineError, QueueFullError, SchedulerClosedError
+from service.setups import Edition, Plan, Setup
 from service.submission import Submission
 
 TOO_LATE = "the deadline passed before there was a score"
@@ -79,25 +79,27 @@ class Frames:
     """Makes frames as an inspection does.
 
     Args:
-        recipes: What requests may ask for.
+        book: What requests may ask for.
         decoding: Makes frames of images.
     """
 
-    def __init__(self, recipes: RecipeBook, decoding: Decoding) -> None:
-        self._recipes = recipes
+    def __init__(self, book: RecipeBook[Plan], decoding: Decoding) -> None:
+        self._book = book
         self._decoding = decoding
 
     def recipe(self, name: str | None) -> Recipe:
         """See `Scoring`."""
         try:
-            return self._recipes.get(name)
+            return self._book.get(name).recipe
         except UnknownRecipeError as error:
             raise as_problem(error) from error
 
     async def frame(self, image: bytes, recipe: Recipe, deadline: float) -> UInt8Array:
         """See `Scoring`."""
+        # Decoded as the recipe says, for the bundle that scores.
+        plan = self._book.default.model_copy(update={"recipe": recipe})
         try:
-            prepared, _ = await self._decoding.prepare(Submission(image, Fields(), time.monotonic(), deadline), recipe)
+            prepared, _ = await self._decoding.prepare(Submission(image, Fields(), time.monotonic(), deadline), plan)
         except ImageError as error:
             raise as_problem(error) from error
         except TimeoutError:
@@ -106,34 +108,48 @@ class Frames:
 
 
 class BundleScoring(Frames):
-    """Scores in this process; see `Scoring`.
+    """Scores in this process, with the default recipe's bundle; see `Scoring`.
 
     Args:
-        bundle: What scores.
-        recipes: What requests may ask for.
+        edition: What inspects.
         decoding: Makes frames of images.
-        scheduler: Runs the bundle's network.
     """
 
-    def __init__(self, bundle: Bundle, recipes: RecipeBook, decoding: Decoding, scheduler: Scheduler) -> None:
-        super().__init__(recipes, decoding)
-        manifest = bundle.manifest
-        size = (manifest.map_height, manifest.map_width)
-        self.model = ServedModel(manifest.name, manifest.version, manifest.input, size)
-        self._threshold = manifest.calibration.score_threshold
-        self._scheduler = scheduler
+    def __init__(self, edition: Edition, decoding: Decoding) -> None:
+        plans = {name: setup.plan for name, setup in edition}
+        super().__init__(RecipeBook(edition.number, plans, edition.default_name), decoding)
+        self.model = served_by(edition.default.plan)
+        self._setup = edition.default
 
     async def score(self, frame: UInt8Array, deadline: float) -> FrameScore:
         """See `Scoring`."""
-        try:
-            scored = await self._scheduler.submit(frame, deadline)
-        except DeadlinePassedError:
-            raise Problem(problems.DEADLINE_PASSED, TOO_LATE) from None
-        except (QueueFullError, SchedulerClosedError) as error:
-            raise as_problem(error) from error
-        except EngineError as error:
-            raise Problem(problems.FAILED, str(error)) from error
-        greatest, least = float(scored.anomaly_map.max()), float(scored.anomaly_map.min())
-        if not all(map(math.isfinite, (scored.score, greatest, least))):
-            raise Problem(problems.FAILED, "the network answered a score or a map that is not finite")
-        return FrameScore(scored.score, scored.score / self._threshold, scored.anomaly_map)
+        return await score(self._setup, frame, deadline)
+
+
+def served_by(plan: Plan) -> ServedModel:
+    """The bundle of a plan."""
+    name, _, version = plan.recipe.bundle.partition("/")
+    return ServedModel(name, version, plan.geometry, (plan.map_height, plan.map_width))
+
+
+async def score(setup: Setup, frame: UInt8Array, deadline: float) -> FrameScore:
+    """Score one frame with a setup's bundle; see `Scoring.score`."""
+    loaded = setup.loaded
+    if loaded.unfit is not None:
+        raise Problem(problems.NOT_READY, loaded.unfit, retry_after_s=RETRY_AFTER_S)
+    loaded.hold()
+    try:
+        scored = await loaded.scheduler.submit(frame, deadline)
+    except DeadlinePassedError:
+        raise Problem(problems.DEADLINE_PASSED, TOO_LATE) from None
+    except (QueueFullError, SchedulerClosedError) as error:
+        raise as_problem(error) from error
+    except EngineError as error:
+        raise Problem(problems.FAILED, str(error)) from error
+    finally:
+        loaded.release()
+    greatest, least = float(scored.anomaly_map.max()), float(scored.anomaly_map.min())
+    if not all(map(math.isfinite, (scored.score, greatest, least))):
+        raise Problem(problems.FAILED, "the network answered a score or a map that is not finite")
+    threshold = setup.bundle.manifest.calibration.score_threshold
+    return FrameScore(scored.score, scored.score / threshold, scored.anomaly_map)

@@ -40,7 +40,7 @@ class Settings(SecuritySettings, BaseSettings):
     bundle: str = Field(
         default="tec-grain-demo/1",
         pattern=r"^[a-z0-9][a-z0-9._-]{0,63}/[a-z0-9][a-z0-9._-]{0,63}$",
-        description="Bundle to serve, `name/version`.",
+        description="Bundle of the very first start, `name/version`; what is activated later stays active.",
     )
     var: Path = Field(default=Path("var"), description="Directory of everything that the service writes.")
 
@@ -105,6 +105,12 @@ class Settings(SecuritySettings, BaseSettings):
         default=256 * _MIB, ge=1, description="Images that may wait in memory to be kept; more are not kept."
     )
 
+    max_bundles: int = Field(
+        default=4, ge=1, le=64, description="Most bundles that active recipes may name; one more is loaded in a swap."
+    )
+    self_test_hours: float = Field(
+        default=24.0, ge=0, le=10_000, description="Golden samples are inspected every so often, in service; 0 never."
+    )
     max_event_clients: int = Field(
         default=32, ge=1, le=10_000, description="Clients of each worker that may listen to the events."
     )

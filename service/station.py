@@ -1,70 +1,104 @@
 """Everything behind the HTTP routes: put together, started, drained and stopped."""
 
 import asyncio
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import structlog
 
-from model_export.bundle import Bundle, BundleError, list_bundles, load_bundle
+from model_export.bundle import Bundle
 from service import problems
 from service.archive import Archive
+from service.bundles import BundleMissingError, Bundles, BundleUnusableError
 from service.decoding import Decoder, Decoding
 from service.front import Front, StartError
 from service.inspector import RETRY_AFTER_S, Inspector
+from service.management import Management
 from service.metrics import Metrics
 from service.problems import Problem
-from service.recipes import RecipeBook, default_recipe
+from service.recipes.store import RecipeStore
 from service.records.configuration import note_configuration
-from service.records.database import database_url
+from service.records.database import RecordError, database_url
 from service.records.store import RecordStore
-from service.records.writer import RecordError
 from service.runtimes.choice import make_runtime
-from service.runtimes.protocol import Runtime, RuntimeUnusableError
+from service.runtimes.protocol import Runtime
 from service.scheduler import Scheduler
 from service.scoring import BundleScoring
-from service.self_test import SelfTestError, run_self_test
 from service.settings import Settings
+from service.setups import Edition
 
 log = structlog.get_logger(__name__)
+
+MakeRuntime = Callable[[Settings], Runtime]
 
 
 @dataclass(frozen=True, slots=True)
 class Equipment:
     """What a station works with once it has started."""
 
-    bundle: Bundle
-    recipes: RecipeBook
-    scheduler: Scheduler
+    management: Management
     records: RecordStore
     archive: Archive
     inspector: Inspector
-    scoring: BundleScoring
+    decoding: Decoding
+
+    @property
+    def edition(self) -> Edition:
+        """What inspects now."""
+        return self.inspector.edition
+
+    @property
+    def bundle(self) -> Bundle:
+        """The default recipe's."""
+        return self.edition.default.bundle
+
+    @property
+    def bundle_name(self) -> str:
+        """See `FrontEquipment`."""
+        return self.edition.default.loaded.name
 
     @property
     def digest(self) -> str:
-        """sha256 of the bundle's manifest."""
+        """See `FrontEquipment`."""
         return self.bundle.digest
+
+    @property
+    def scoring(self) -> BundleScoring:
+        """Scores with the default recipe's bundle, and goes on with that one whatever is activated meanwhile."""
+        return BundleScoring(self.edition, self.decoding)
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The queue of the default recipe's bundle."""
+        return self.edition.default.loaded.scheduler
 
 
 class Station(Front):
-    """One bundle on one runtime, with its queue, its records and its archive.
+    """The active recipes with their bundles, each on a runtime with its queue; the records and the archive.
 
     Args:
         settings: How to set it up.
-        runtime: What runs the network; by default what the settings ask for.
+        runtime: What runs the network, or what makes one for each bundle; by default what the settings ask for. One
+            that was made already serves one bundle only.
         decoding: Makes frames of images; threads of this process by default.
     """
 
-    def __init__(self, settings: Settings, runtime: Runtime | None = None, decoding: Decoding | None = None) -> None:
+    def __init__(
+        self, settings: Settings, runtime: Runtime | MakeRuntime | None = None, decoding: Decoding | None = None
+    ) -> None:
         super().__init__(settings)
         self._metrics = Metrics()
-        self._runtime = runtime or make_runtime(settings)
+        self._runtime = make_runtime if runtime is None else runtime
         self._decoding = decoding
+        self._bundles = Bundles(settings.weights, self._make_runtime, settings.queue_size, self._metrics.batch)
         self._equipment: Equipment | None = None
+        self._testing: asyncio.Task[None] | None = None
         self._closing = ExitStack()
+        self.on_edition: Callable[[], None] = lambda: None
+        """Told when something else inspects, or must not inspect any more."""
 
     @property
     def metrics(self) -> Metrics:
@@ -87,7 +121,7 @@ class Station(Front):
         return self._equipment
 
     async def start(self) -> Path:
-        """Load and verify the bundle, warm the runtime up, inspect the golden samples, open records and archive.
+        """Open records and archive, load and verify the bundles of the active recipes, inspect their golden samples.
 
         Returns:
             A golden sample's image to try, one that fails if there is one.
@@ -98,32 +132,40 @@ class Station(Front):
         try:
             # Frames are decoded in threads of our own; OpenCV's would fight them and the sessions for the same cores.
             cv2.setNumThreads(1)
-            bundle, records, archive = await asyncio.to_thread(self._open)
+            records, archive, recipes = await asyncio.to_thread(self._open)
+            settings, metrics = self.settings, self.metrics
+            management = Management(
+                recipes, self._bundles, settings.max_bundles, self._take_over, metrics.self_test_failed
+            )
+            edition = await self._load(management)
         except Exception as error:
             failure = error if isinstance(error, StartError) else StartError(f"{type(error).__name__}: {error}")
             self.state, self.failure = "failed", str(failure)
             log.critical("start_failed", reason=str(failure), exc_info=failure is not error)
+            await self._bundles.close()
             await asyncio.to_thread(self._closing.close)
             raise failure from error
-        description = self._runtime.describe()
-        scheduler = Scheduler(self._runtime, self.settings.queue_size, self.metrics.batch)
-        scheduler.start()
-        recipes = RecipeBook(default_recipe(bundle.manifest))
         decoding = self._decoding
         if decoding is None:
-            decoding = Decoder(bundle.manifest.input, self.settings.sessions, self.settings.max_pixels)
+            decoding = Decoder(settings.sessions, settings.max_pixels)
             self._closing.callback(decoding.close)
-        inspector = Inspector(bundle, recipes, decoding, scheduler, records, archive, self.metrics)
-        scoring = BundleScoring(bundle, recipes, decoding, scheduler)
-        self._equipment = Equipment(bundle, recipes, scheduler, records, archive, inspector, scoring)
-        self._max_in_flight = self.settings.queue_size + description.lanes * description.max_batch
-        self.metrics.runtime(description)
-        self.metrics.watch(lambda: scheduler.depth, lambda: archive.bytes)
+        inspector = Inspector(edition, decoding, records, archive, metrics)
+        self._equipment = Equipment(management, records, archive, inspector, decoding)
+        self._take_over(edition)
+        bundles = self._bundles
+        metrics.watch(
+            lambda: sum(loaded.scheduler.depth for loaded in bundles.loaded),
+            lambda: archive.bytes,
+            lambda: [loaded.description for loaded in bundles.loaded],
+        )
+        if settings.self_test_hours:
+            self._testing = asyncio.create_task(self._test_regularly(management, settings.self_test_hours * 3600))
         if self.state == "starting":
             self.state = "ready"
-        log.info("ready", bundle=self.settings.bundle, provider=description.provider, lanes=description.lanes)
-        samples = bundle.manifest.golden_samples
-        return bundle.file(next((sample for sample in samples if sample.verdict == "fail"), samples[0]).image)
+        default = edition.default.loaded
+        log.info("ready", bundle=default.name, provider=default.description.provider, lanes=default.description.lanes)
+        samples = default.bundle.manifest.golden_samples
+        return default.bundle.file(next((sample for sample in samples if sample.verdict == "fail"), samples[0]).image)
 
     def check_ready(self) -> None:
         """See `Front.check_ready`; a runtime that hangs is not ready either."""
@@ -135,36 +177,57 @@ class Station(Front):
 
     @property
     def hung_s(self) -> float:
-        """How long the runtime has not answered, once that is longer than any batch may take; else 0."""
-        if self._equipment is None:
-            return 0.0
-        waited_s = self._equipment.scheduler.longest_call_s
+        """How long a runtime has not answered, once that is longer than any batch may take; else 0."""
+        waited_s = max((loaded.scheduler.longest_call_s for loaded in self._bundles.loaded), default=0.0)
         return waited_s if waited_s > self.settings.hang_seconds else 0.0
 
     def abandon(self) -> None:
         """Refuse what is under way and has no verdict yet: its time is up."""
-        if self._equipment is not None:
-            self._equipment.scheduler.abandon()
+        self._bundles.abandon()
 
     async def stop(self) -> None:
         """Stop everything; what was not computed by now is refused, what was recorded is flushed."""
-        if self._equipment is not None:
-            await self._equipment.scheduler.close()
+        if self._testing is not None:
+            self._testing.cancel()
+        await self._bundles.close()
         await asyncio.to_thread(self._closing.close)
         log.info("stopped")
 
-    def _open(self) -> tuple[Bundle, RecordStore, Archive]:
+    def _make_runtime(self) -> Runtime:
+        if callable(self._runtime):
+            return self._runtime(self.settings)
+        if self._bundles.loaded:
+            raise RuntimeError("this station was given one runtime, which serves one bundle")
+        return self._runtime
+
+    def _take_over(self, edition: Edition) -> None:
+        """Inspect by another edition from now on; requests under way keep theirs."""
+        self.equipment.inspector.edition = edition
+        loaded = [setup.loaded for _, setup in edition]
+        self._max_in_flight = self.settings.queue_size + max(one.capacity for one in loaded)
+        self.unfit = next((one.unfit for one in loaded if one.unfit is not None), None)
+        self.on_edition()
+
+    async def _test_regularly(self, management: Management, pause_s: float) -> None:
+        while True:
+            await asyncio.sleep(pause_s)
+            with suppress(Problem):  # there was no place for the samples, and the log says so
+                await management.self_test()
+
+    async def _load(self, management: Management) -> Edition:
+        try:
+            return await management.start(self.settings.bundle)
+        except (BundleMissingError, BundleUnusableError, RecordError) as error:
+            raise StartError(str(error)) from error
+
+    def _open(self) -> tuple[RecordStore, Archive, RecipeStore]:
         settings = self.settings
         try:
-            bundle = load_bundle(settings.weights / settings.bundle)
-            self._closing.callback(self._runtime.close)
-            self._runtime.load(bundle)
-            report = run_self_test(bundle, self._runtime)
-            log.info("self_test_passed", samples=report.samples, largest_difference=report.largest_score_difference)
             records = RecordStore(database_url(settings.database_url, settings.var), settings.records_keep_days)
             records.on_written = self.bell.ring
             self._closing.callback(records.close)
             note_configuration(records.engine, settings)
+            recipes = RecipeStore(records.engine)
             archive = Archive(
                 settings.var / "archive",
                 settings.archive_max_bytes,
@@ -172,15 +235,8 @@ class Station(Front):
                 self.metrics.archive_dropped,
             )
             self._closing.callback(archive.close)
-        except BundleError as error:
-            raise StartError(f"{error}; {_what_there_is(settings.weights)}") from error
-        except (RuntimeUnusableError, SelfTestError, RecordError) as error:
+        except RecordError as error:
             raise StartError(str(error)) from error
         except OSError as error:
             raise StartError(f"{settings.var} cannot be used for records and archive: {error}") from error
-        return bundle, records, archive
-
-
-def _what_there_is(weights: Path) -> str:
-    names = [f"{name}/{version}" for name, version in list_bundles(weights)]
-    return f"{weights}/ has: {', '.join(names) or 'no bundle'}"
+        return records, archive, recipes

@@ -21,7 +21,7 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-_RECORD: Final = struct.Struct("<BBxxIII")
+_RECORD: Final = struct.Struct("<BBHIII")
 _BATCH: Final = b"\x01"
 _MAX_RECORDS: Final = 200
 """Of one packet; the system passes 253 descriptors at most."""
@@ -42,6 +42,8 @@ class HandOff:
     """Bytes of the slot's header that count."""
     descriptor: int | None = None
     """A file that comes along; whoever receives it closes it."""
+    memory: int = 0
+    """Number of the memory that the slot is in."""
 
 
 class Channel:
@@ -95,7 +97,8 @@ class Channel:
             packet = bytearray(_BATCH)
             descriptors = []
             for one in batch:
-                packet += _RECORD.pack(one.kind, one.descriptor is not None, one.slot, one.generation, one.length)
+                accompanied = one.descriptor is not None
+                packet += _RECORD.pack(one.kind, accompanied, one.memory, one.slot, one.generation, one.length)
                 if one.descriptor is not None:
                     descriptors.append(one.descriptor)
             self._send(bytes(packet), descriptors)
@@ -198,8 +201,8 @@ def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
 def _unpack(packet: bytes, descriptors: list[int]) -> list[HandOff]:
     following = iter(descriptors)
     return [
-        HandOff(kind, slot, generation, length, next(following, None) if accompanied else None)
-        for kind, accompanied, slot, generation, length in _RECORD.iter_unpack(memoryview(packet)[1:])
+        HandOff(kind, slot, generation, length, next(following, None) if accompanied else None, memory)
+        for kind, accompanied, memory, slot, generation, length in _RECORD.iter_unpack(memoryview(packet)[1:])
     ]
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, cast
 
@@ -14,12 +14,25 @@ from starlette.requests import ClientDisconnect
 from atsnet.imaging import Float32Array
 from service.engine import blobs
 from service.engine.channel import Channel, HandOff
-from service.engine.messages import Kind, Received, Welcome, decode_lost, decode_request, encode_problem
-from service.engine.slots import SlotMemory
+from service.engine.management import carry_out
+from service.engine.messages import (
+    Drawing,
+    Kind,
+    Received,
+    Slot,
+    Welcome,
+    decode_request,
+    encode_problem,
+    problem_parts,
+)
+from service.engine.slots import SlotLayout, SlotMemory
+from service.inspector import RETRY_AFTER_S
 from service.preparation import Prepared
-from service.problems import FAILED, Problem
-from service.recipes import Recipe
+from service.problems import FAILED, NOT_READY, Problem
+from service.recipes import UnknownRecipeError
 from service.records.inspection import FrameLayout
+from service.scoring import score
+from service.setups import Edition, Plan, hold, release
 from service.station import Station
 from service.submission import Submission
 from service.withdrawal import Withdrawal
@@ -40,7 +53,7 @@ class DecodedByWorkers:
         """See `Decoding`."""
         return cast("Received", submission).sha256
 
-    async def prepare(self, submission: Submission, recipe: Recipe) -> tuple[Prepared, float]:  # noqa: ARG002
+    async def prepare(self, submission: Submission, plan: Plan) -> tuple[Prepared, float]:  # noqa: ARG002
         """What the worker made of it.
 
         Raises:
@@ -53,11 +66,15 @@ class DecodedByWorkers:
         return received.prepared, received.decode_ms
 
     async def picture(self, submission: Submission, layout: FrameLayout, anomaly_map: Float32Array) -> str | None:
-        """Leave the drawing to the worker: the map goes into the slot, its layout stands for the picture."""
-        if submission.fields.heatmap == "none":
+        """Leave the drawing to the worker: the map goes into the slot, and what it is stands for the picture."""
+        slot = cast("Received", submission).slot
+        if submission.fields.heatmap == "none" or slot is None:
             return None
-        cast("Received", submission).map_room[...] = anomaly_map
-        return layout.model_dump_json()
+        try:
+            slot.memory.anomaly_map(slot.number, anomaly_map.shape)[...] = anomaly_map
+        except ValueError:  # kept by an earlier bundle, whose maps were larger
+            return None
+        return Drawing(layout=layout, height=anomaly_map.shape[0], width=anomaly_map.shape[1]).model_dump_json()
 
 
 class Host:
@@ -81,10 +98,15 @@ class Host:
             self._waiting.append(sock)
 
     def open(self) -> None:
-        """Welcome workers from now on: the station has started."""
+        """Welcome workers from now on: the station has started. They are told whenever something else inspects."""
+        self._station.on_edition = self._tell
         waiting, self._waiting = self._waiting or [], None
         for sock in waiting:
             self.connect(sock)
+
+    def _tell(self) -> None:
+        for link in self._links:
+            link.welcome()
 
     def close(self) -> None:
         """Close every connection."""
@@ -102,20 +124,33 @@ class _Link:
         self._station = station
         self._links = links
         self._readers = readers
-        self._welcome = _welcome(station)
-        self._memory: SlotMemory | None = None
-        self._under_way: dict[tuple[int, int], Withdrawal] = {}
+        self._memories: dict[int, SlotMemory] = {}
+        self._editions: dict[int, Edition] = {}
+        """Those that the worker may have decoded images by; their bundles stay open for it."""
+        self._under_way: dict[tuple[int, int, int], Withdrawal] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._telling: asyncio.TimerHandle | None = None
         self._channel = Channel(sock, on_batch=self._on_batch, on_note=self._on_note, on_end=self._on_end)
-        self._channel.note({"welcome": self._welcome.model_dump(mode="json")})
+        self.welcome()
+
+    def welcome(self) -> None:
+        """Tell the worker what inspects."""
+        edition = self._station.equipment.edition
+        if edition.number not in self._editions:
+            hold(edition)
+            self._editions = {**self._editions, edition.number: edition}
+        welcome = _welcome(self._station).model_dump_json().encode()
+        self._channel.note({"welcome": edition.number}, [blobs.put(welcome)])
 
     def close(self) -> None:
         """Close the connection; what is under way is recorded, but nobody is told."""
         self._links.discard(self)
         self._listen(False)
         self._channel.close()
-        self._memory = None
+        self._memories.clear()
+        editions, self._editions = self._editions, {}
+        for edition in editions.values():
+            release(edition)
 
     def _on_end(self) -> None:
         # Nobody waits for what has no outcome yet. What has one is recorded, and the memory stays until then.
@@ -126,9 +161,16 @@ class _Link:
         self.close()
 
     def _on_note(self, note: dict[str, Any], descriptors: list[int]) -> None:
-        if "slots" in note:
-            self._memory = SlotMemory(self._welcome.layout, descriptors[0])
+        if "memory" in note:
+            self._memories[note["memory"]] = SlotMemory(SlotLayout(*note["layout"]), descriptors[0])
             os.close(descriptors[0])
+        elif "dropped" in note:
+            del self._memories[note["dropped"]]
+        elif "let_go" in note:
+            # Replaced, not changed: a request that was withdrawn may still look its edition up.
+            let_go = self._editions[note["let_go"]]
+            self._editions = {number: one for number, one in self._editions.items() if one is not let_go}
+            release(let_go)
         elif "counts" in note:
             for station, outcome, times in note["counts"]:
                 self._station.metrics.request(station, outcome, times)
@@ -138,8 +180,7 @@ class _Link:
         elif "call" in note:
             self._start(self._answer(note))
         elif "lost" in note:
-            lost = decode_lost(note["lost"].encode(), self._welcome.layout)
-            self._start(self._station.equipment.inspector.record_failure(lost, note["why"]))
+            self._start(self._record_lost(note["lost"].encode(), note["why"]))
 
     def _listen(self, listening: bool) -> None:
         if listening:
@@ -156,15 +197,15 @@ class _Link:
         self._channel.note({"recorded": None})
 
     def _on_batch(self, batch: Sequence[HandOff]) -> None:
-        memory = self._memory
-        assert memory is not None, "a worker sends its memory first"
         for hand_off in batch:
+            use = (hand_off.memory, hand_off.slot, hand_off.generation)
             if hand_off.kind in (Kind.INSPECT, Kind.SCORE):
-                withdrawal = self._under_way[hand_off.slot, hand_off.generation] = Withdrawal()
-                self._start(self._serve(hand_off, memory, withdrawal))
+                withdrawal = self._under_way[use] = Withdrawal()
+                slot = Slot(self._memories[hand_off.memory], hand_off.slot)
+                self._start(self._serve(hand_off, slot, self._editions, withdrawal))
             elif hand_off.kind == Kind.WITHDRAW:
                 # It may have been answered while this was on its way.
-                under_way = self._under_way.get((hand_off.slot, hand_off.generation))
+                under_way = self._under_way.get(use)
                 if under_way is not None:
                     under_way.withdraw()
 
@@ -173,29 +214,39 @@ class _Link:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _inspect(self, asked: HandOff, memory: SlotMemory, withdrawal: Withdrawal) -> bytes:
+    async def _inspect(
+        self, asked: HandOff, slot: Slot, editions: Mapping[int, Edition], withdrawal: Withdrawal
+    ) -> bytes:
         image = b"" if asked.descriptor is None else await self._image(asked.descriptor)
-        received = decode_request(
-            memory.header(asked.slot, asked.length), image, memory.frame(asked.slot), memory.anomaly_map(asked.slot)
-        )
+        header = slot.memory.header(asked.slot, asked.length)
+        received = decode_request(header, image, slot, editions.__getitem__)
         with self._station.admitted():
-            reply = await self._station.equipment.inspector.inspect(received, withdrawal)
+            reply = await self._station.equipment.inspector.inspect(received, withdrawal, received.edition)
         return reply.model_dump_json().encode()
 
-    async def _score(self, asked: HandOff, memory: SlotMemory, withdrawal: Withdrawal) -> bytes:
-        deadline = orjson.loads(memory.header(asked.slot, asked.length))["deadline"]
+    async def _score(
+        self, asked: HandOff, slot: Slot, editions: Mapping[int, Edition], withdrawal: Withdrawal
+    ) -> bytes:
+        request = orjson.loads(slot.memory.header(asked.slot, asked.length))
+        equipment = self._station.equipment
+        setup = editions.get(request["edition"], equipment.edition).default
+        if setup.loaded.name != request["bundle"]:
+            detail = f"{setup.loaded.name} has taken the place of {request['bundle']} meanwhile; try again"
+            raise Problem(NOT_READY, detail, retry_after_s=RETRY_AFTER_S)
+        frame = slot.memory.frame(slot.number, setup.plan.geometry.frame_shape)
         with self._station.admitted():
             async with withdrawal:
-                scored = await self._station.equipment.scoring.score(memory.frame(asked.slot), deadline)
-        memory.anomaly_map(asked.slot)[...] = scored.anomaly_map
+                scored = await score(setup, frame, request["deadline"])
+        slot.memory.anomaly_map(slot.number, scored.anomaly_map.shape)[...] = scored.anomaly_map
         return orjson.dumps({"score": scored.score, "calibrated": scored.calibrated})
 
-    async def _serve(self, asked: HandOff, memory: SlotMemory, withdrawal: Withdrawal) -> None:
+    async def _serve(self, asked: HandOff, slot: Slot, editions: Mapping[int, Edition], withdrawal: Withdrawal) -> None:
+        memory = slot.memory
         try:
             if asked.kind == Kind.SCORE:
-                kind, header = Kind.SCORED, await self._score(asked, memory, withdrawal)
+                kind, header = Kind.SCORED, await self._score(asked, slot, editions, withdrawal)
             else:
-                kind, header = Kind.REPLY, await self._inspect(asked, memory, withdrawal)
+                kind, header = Kind.REPLY, await self._inspect(asked, slot, editions, withdrawal)
             memory.put_header(asked.slot, header)
         except Problem as problem:
             kind, header = Kind.PROBLEM, encode_problem(problem)
@@ -207,8 +258,17 @@ class _Link:
             unexpected = Problem(FAILED, "an unexpected error; the service's log has it in full")
             kind, header = Kind.PROBLEM, encode_problem(unexpected)
             memory.put_header(asked.slot, header)
-        del self._under_way[asked.slot, asked.generation]
-        self._channel.hand_off(HandOff(kind, asked.slot, asked.generation, len(header)))
+        del self._under_way[asked.memory, asked.slot, asked.generation]
+        self._channel.hand_off(HandOff(kind, asked.slot, asked.generation, len(header), None, asked.memory))
+
+    async def _record_lost(self, header: bytes, why: str) -> None:
+        """Record what an earlier engine took along, with what inspects now: that one had no outcome of its own."""
+        equipment = self._station.equipment
+        try:
+            lost = decode_request(header, b"", None, lambda _: equipment.edition)
+        except UnknownRecipeError:
+            return
+        await equipment.inspector.record_failure(lost, why)
 
     async def _image(self, descriptor: int) -> bytes:
         if os.fstat(descriptor).st_size < blobs.LARGE:
@@ -217,37 +277,45 @@ class _Link:
 
     async def _answer(self, note: dict[str, Any]) -> None:
         answer: dict[str, Any] = {"answer": note["call"]}
-        blob: bytes | None = None
         try:
-            archive, loop = self._station.equipment.archive, asyncio.get_running_loop()
-            match note["what"]:
-                case "metrics":
-                    blob = await self._station.exposition()
-                case "has":
-                    answer["has"] = await loop.run_in_executor(self._readers, archive.has, note["id"])
-                case "image":
-                    file = await loop.run_in_executor(self._readers, archive.image, note["id"])
-                    if file is not None:
-                        answer["suffix"], blob = file.suffix, file.data
-                case "map":
-                    anomaly_map = await loop.run_in_executor(self._readers, archive.anomaly_map, note["id"])
-                    if anomaly_map is not None:
-                        answer["shape"], blob = anomaly_map.shape, anomaly_map.tobytes()
+            told, blob = await self._carry_out(note["what"], note["arguments"])
+            answer |= told
             descriptors = [] if blob is None else [blobs.put(blob)]
+        except Problem as problem:
+            answer["problem"], descriptors = problem_parts(problem), []
         except Exception:  # the worker must not wait for ever
             log.exception("call_failed", what=note["what"])
-            answer, descriptors = {"answer": note["call"], "failed": True}, []
+            answer["failed"], descriptors = True, []
         self._channel.note(answer, descriptors)
+
+    async def _carry_out(self, what: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], bytes | None]:
+        """What a worker asks for, as members of the answer and as bytes beside it."""
+        archive, loop = self._station.equipment.archive, asyncio.get_running_loop()
+        match what:
+            case "metrics":
+                return {}, await self._station.exposition()
+            case "manage":
+                document = await carry_out(self._station.equipment.management, **arguments)
+                return {}, document.model_dump_json().encode()
+            case "has":
+                return {"has": await loop.run_in_executor(self._readers, archive.has, arguments["id"])}, None
+            case "image":
+                file = await loop.run_in_executor(self._readers, archive.image, arguments["id"])
+                return ({}, None) if file is None else ({"suffix": file.suffix}, file.data)
+            case "map":
+                kept = await loop.run_in_executor(self._readers, archive.anomaly_map, arguments["id"])
+                return ({}, None) if kept is None else ({"shape": kept.shape}, kept.tobytes())
+        raise ValueError(f"a worker asks for {what!r}")
 
 
 def _welcome(station: Station) -> Welcome:
-    equipment = station.equipment
-    manifest = equipment.bundle.manifest
+    edition = station.equipment.edition
     return Welcome(
-        digest=equipment.digest,
-        geometry=manifest.input,
-        map_height=manifest.map_height,
-        map_width=manifest.map_width,
+        edition=edition.number,
+        bundle=edition.default.loaded.name,
+        digest=edition.default.bundle.digest,
         max_in_flight=station.max_in_flight,
-        recipe=equipment.recipes.default,
+        plans={name: setup.plan for name, setup in edition},
+        default=edition.default_name,
+        unfit=station.unfit,
     )

@@ -24,12 +24,11 @@ from service.engine.remote import RemoteStation
 from service.exit_code import ExitCode
 from service.front import StartError
 from service.logs import configure_logs
-from service.runtimes.protocol import Runtime
 from service.security.gate import make_gate
 from service.security.policy import check
 from service.server import Orders, SharedListener, keep_heap, run
 from service.settings import Settings, SettingsError, available_cpus
-from service.station import Station
+from service.station import MakeRuntime, Station
 
 log = structlog.get_logger(__name__)
 
@@ -51,14 +50,14 @@ def main() -> None:
     configure_logs(settings.log_format, settings.log_level)
     structlog.contextvars.bind_contextvars(process=setup["name"])
     if role == "engine":
-        runtime = _made_by(setup["runtime"])(settings) if setup["runtime"] else None
+        runtime = _made_by(setup["runtime"]) if setup["runtime"] else None
         code = asyncio.run(_be_engine(line, settings, runtime))
     else:
         code = asyncio.run(_be_worker(line, settings, SharedListener(fileno=descriptors[0])))
     sys.exit(code)
 
 
-async def _be_engine(line: socket.socket, settings: Settings, runtime: Runtime | None) -> ExitCode:
+async def _be_engine(line: socket.socket, settings: Settings, runtime: MakeRuntime | None) -> ExitCode:
     station = Station(settings, runtime, DecodedByWorkers())
     host = Host(station)
     orders = Orders(by_signals=False)
@@ -157,7 +156,7 @@ def _die_with_supervisor(orders: Orders) -> None:
     last.start()
 
 
-def _made_by(name: str) -> Callable[[Settings], Runtime]:
+def _made_by(name: str) -> MakeRuntime:
     module, _, function = name.partition(":")
-    make: Callable[[Settings], Runtime] = getattr(import_module(module), function)
+    make: MakeRuntime = getattr(import_module(module), function)
     return make

@@ -1,6 +1,7 @@
 """A worker's stand-in for the station: it decodes and answers, the engine in its own process does the rest."""
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
@@ -16,7 +17,8 @@ from prometheus_client.registry import CollectorRegistry
 from atsnet.imaging import Float32Array, ImageError
 from service import problems
 from service.decoding import Decoder
-from service.engine.messages import Kind, Welcome, decode_problem, encode_request
+from service.engine.management import RemoteManagement
+from service.engine.messages import Drawing, Kind, Welcome, decode_problem, encode_request
 from service.engine.remote_scoring import RemoteScoring
 from service.engine.session import EngineLostError, Session
 from service.engine.slots import SlotsFullError
@@ -28,10 +30,10 @@ from service.preparation import Prepared
 from service.problems import Problem
 from service.recipes import RecipeBook, UnknownRecipeError
 from service.records.database import database_url
-from service.records.inspection import FrameLayout
 from service.records.store import RecordReader
 from service.reply import Reply
 from service.settings import Settings
+from service.setups import Plan
 from service.submission import Submission
 
 log = structlog.get_logger(__name__)
@@ -60,20 +62,31 @@ class RemoteInspector:
 
     Args:
         session: The connection to the engine.
-        recipes: As the engine has them.
+        book: What images are decoded by: the plans of one of the engine's editions.
         decoder: Makes frames, and pictures of maps.
         lost: Takes what an engine took along, for the next one to record.
         keeps_images: Whether the engine has use for the image itself.
     """
 
     def __init__(
-        self, session: Session, recipes: RecipeBook, decoder: Decoder, lost: list[Lost], *, keeps_images: bool
+        self, session: Session, book: RecipeBook[Plan], decoder: Decoder, lost: list[Lost], *, keeps_images: bool
     ) -> None:
         self._session = session
-        self._lost = lost
-        self._recipes = recipes
+        self._book = book
         self._decoder = decoder
+        self._lost = lost
         self._keeps_images = keeps_images
+        self._under_way = 0
+        self._successor: RemoteInspector | None = None
+
+    def retire(self, successor: "RemoteInspector") -> None:
+        """Leave requests to come to another one; the engine keeps the edition until those under way are answered."""
+        self._successor = successor
+        self._let_go_if_idle()
+
+    def _let_go_if_idle(self) -> None:
+        if self._successor is not None and not self._under_way:
+            self._session.let_go(self._book.number)
 
     async def inspect(self, submission: Submission, client: AbstractAsyncContextManager[None]) -> Reply:
         """Inspect one image, or replay the verdict that the same request got before.
@@ -86,6 +99,9 @@ class RemoteInspector:
             Problem: There is no verdict, and why.
             ClientDisconnect: The client left before there was one.
         """
+        if self._successor is not None and not self._under_way:  # the engine has been told that nobody comes any more
+            return await self._successor.inspect(submission, client)
+        self._under_way += 1
         try:
             async with asyncio.timeout_at(submission.deadline) as limit, client:
                 prepared, sha256, decode_ms = await self._prepare(submission)
@@ -93,13 +109,16 @@ class RemoteInspector:
                 reply = await self._ask(submission, prepared, sha256, decode_ms)
         except TimeoutError:
             raise late(submission) from None
+        finally:
+            self._under_way -= 1
+            self._let_go_if_idle()
         check_in_time(submission, reply)
         return reply
 
     async def _prepare(self, submission: Submission) -> tuple[Prepared | Problem, str, float]:
         try:
-            recipe = self._recipes.get(submission.fields.recipe)
-            prepared, decode_ms = await self._decoder.prepare(submission, recipe)
+            plan = self._book.get(submission.fields.recipe)
+            prepared, decode_ms = await self._decoder.prepare(submission, plan)
         except (ImageError, UnknownRecipeError) as error:
             problem = as_problem(error)
             if submission.fields.request_key is None:
@@ -111,7 +130,7 @@ class RemoteInspector:
     async def _ask(self, submission: Submission, outcome: Prepared | Problem, sha256: str, decode_ms: float) -> Reply:
         frame = outcome.frame.pixels if isinstance(outcome, Prepared) else None
         image = submission.image if self._keeps_images and frame is not None else None
-        header = encode_request(submission, sha256, decode_ms, outcome)
+        header = encode_request(submission, self._book.number, sha256, decode_ms, outcome)
         try:
             answered = await self._session.inspect(header, frame, image, wants_map=submission.fields.heatmap != "none")
         except SlotsFullError as error:
@@ -125,8 +144,10 @@ class RemoteInspector:
             raise decode_problem(answered.header)
         reply = Reply.model_validate_json(answered.header)
         if reply.heatmap is not None and answered.anomaly_map is not None:
-            layout = FrameLayout.model_validate_json(reply.heatmap)
-            picture = await self._decoder.picture(submission, layout, answered.anomaly_map)
+            drawing = Drawing.model_validate_json(reply.heatmap)
+            size = (drawing.height, drawing.width)
+            anomaly_map = answered.anomaly_map[: math.prod(size)].reshape(size)
+            picture = await self._decoder.picture(submission, drawing.layout, anomaly_map)
             reply = reply.model_copy(update={"heatmap": picture})
         return reply
 
@@ -140,16 +161,16 @@ class RemoteArchive:
 
     def has(self, inspection_id: str) -> bool:
         """Whether the image of that inspection is kept."""
-        return bool(self._wait(self._session.call("has", inspection_id)).answer["has"])
+        return bool(self._wait(self._session.call("has", id=inspection_id)).answer["has"])
 
     def image(self, inspection_id: str) -> ImageFile | None:
         """The kept image, `None` if it was not kept or had to make room."""
-        blob = self._wait(self._session.call("image", inspection_id))
+        blob = self._wait(self._session.call("image", id=inspection_id))
         return None if blob.data is None else ImageFile(blob.answer["suffix"], blob.data)
 
     def anomaly_map(self, inspection_id: str) -> Float32Array | None:
         """The kept map, calibrated, `float32 [h, w]`; `None` if it was not kept or had to make room."""
-        blob = self._wait(self._session.call("map", inspection_id))
+        blob = self._wait(self._session.call("map", id=inspection_id))
         return None if blob.data is None else np.frombuffer(blob.data, np.float32).reshape(blob.answer["shape"])
 
     def _wait(self, call: Coroutine[Any, Any, _T]) -> _T:
@@ -212,6 +233,8 @@ class RemoteEquipment:
     records: RecordReader
     archive: RemoteArchive
     scoring: RemoteScoring
+    management: RemoteManagement
+    bundle_name: str
     digest: str
 
 
@@ -232,6 +255,8 @@ class RemoteStation(Front):
         self._counts = RemoteCounts()
         self._session: Session | None = None
         self._equipment: RemoteEquipment | None = None
+        self._edition = 0
+        """Number of what the engine said last."""
         self._decoder: Decoder | None = None
         self._records: RecordReader | None = None
         self._lost: list[Lost] = []
@@ -297,23 +322,35 @@ class RemoteStation(Front):
         if self._records is None:
             self._records = RecordReader(database_url(settings.database_url, settings.var))
         if self._decoder is None:
-            self._decoder = Decoder(welcome.geometry, self._decode_threads, settings.max_pixels)
-        recipes = RecipeBook(welcome.recipe)
+            self._decoder = Decoder(self._decode_threads, settings.max_pixels)
+        self.unfit, self._max_in_flight = welcome.unfit, welcome.max_in_flight
+        before, self._edition = self._edition, welcome.edition
+        if self._equipment is not None and before == welcome.edition:
+            return
         inspector = RemoteInspector(
-            session, recipes, self._decoder, self._lost, keeps_images=settings.archive_max_bytes > 0
+            session, welcome.book, self._decoder, self._lost, keeps_images=settings.archive_max_bytes > 0
         )
-        scoring = RemoteScoring(session, welcome, recipes, self._decoder)
+        scoring = RemoteScoring(session, welcome.book, self._decoder)
         for lost in self._lost:
             session.report_lost(lost.header, lost.why)
         self._lost.clear()
-        self._equipment = RemoteEquipment(inspector, self._records, RemoteArchive(session), scoring, welcome.digest)
-        self._max_in_flight = welcome.max_in_flight
+        if self._equipment is not None:
+            self._equipment.inspector.retire(inspector)
+        self._equipment = RemoteEquipment(
+            inspector,
+            self._records,
+            RemoteArchive(session),
+            scoring,
+            RemoteManagement(session),
+            welcome.bundle,
+            welcome.digest,
+        )
         self._counts.attach(session)
         self._listen(self.bell.heard)
         self.bell.ring()  # what an earlier engine recorded last may not have been told
         if self.state in ("starting", "restarting"):
             self.state, self.failure = "ready", None
-        log.info("ready", bundle=settings.bundle, slots=welcome.max_in_flight)
+        log.info("ready", bundle=welcome.bundle, slots=welcome.max_in_flight)
 
     def _listen(self, listening: bool) -> None:
         if self._session is not None:

@@ -7,13 +7,14 @@ import orjson
 from atsnet.imaging import UInt8Array
 from service import problems
 from service.decoding import Decoding
-from service.engine.messages import Kind, Welcome, decode_problem
+from service.engine.messages import Kind, decode_problem
 from service.engine.session import EngineLostError, Session
 from service.engine.slots import SlotsFullError
 from service.inspector import RETRY_AFTER_S
 from service.problems import Problem
 from service.recipes import RecipeBook
-from service.scoring import TOO_LATE, Frames, FrameScore, ServedModel
+from service.scoring import TOO_LATE, Frames, FrameScore, served_by
+from service.setups import Plan
 
 _PATIENCE_S = 0.5
 """The engine watches deadlines itself; this much later the worker answers without it."""
@@ -24,20 +25,20 @@ class RemoteScoring(Frames):
 
     Args:
         session: The connection to the engine.
-        welcome: What it said of itself.
-        recipes: As the engine has them.
+        book: What images are decoded by: the plans of one of the engine's editions.
         decoding: Makes frames of images.
     """
 
-    def __init__(self, session: Session, welcome: Welcome, recipes: RecipeBook, decoding: Decoding) -> None:
-        super().__init__(recipes, decoding)
-        name, _, version = welcome.recipe.bundle.partition("/")
-        self.model = ServedModel(name, version, welcome.geometry, (welcome.map_height, welcome.map_width))
+    def __init__(self, session: Session, book: RecipeBook[Plan], decoding: Decoding) -> None:
+        super().__init__(book, decoding)
+        self.model = served_by(book.default)
+        self._edition = book.number
         self._session = session
 
     async def score(self, frame: UInt8Array, deadline: float) -> FrameScore:
         """See `Scoring`."""
-        header = orjson.dumps({"deadline": deadline})
+        bundle = f"{self.model.name}/{self.model.version}"
+        header = orjson.dumps({"deadline": deadline, "edition": self._edition, "bundle": bundle})
         try:
             async with asyncio.timeout_at(deadline + _PATIENCE_S):
                 answered = await self._session.ask(Kind.SCORE, header, frame, None, wants_map=True)
@@ -50,4 +51,6 @@ class RemoteScoring(Frames):
         if answered.kind is not Kind.SCORED or answered.anomaly_map is None:
             raise decode_problem(answered.header)
         scored = orjson.loads(answered.header)
-        return FrameScore(scored["score"], scored["calibrated"], answered.anomaly_map)
+        height, width = self.model.map_size
+        anomaly_map = answered.anomaly_map[: height * width].reshape(height, width)
+        return FrameScore(scored["score"], scored["calibrated"], anomaly_map)

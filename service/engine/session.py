@@ -12,8 +12,16 @@ import structlog
 from atsnet.imaging import Float32Array, UInt8Array
 from service.engine import blobs
 from service.engine.channel import Channel, HandOff
-from service.engine.messages import Kind, Welcome
-from service.engine.slots import HEADER_BYTES, FreeSlots, HeaderTooLargeError, SlotMemory, SlotsFullError, Taken
+from service.engine.messages import Kind, Welcome, as_problem
+from service.engine.slots import (
+    HEADER_BYTES,
+    FreeSlots,
+    HeaderTooLargeError,
+    SlotLayout,
+    SlotMemory,
+    SlotsFullError,
+    Taken,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +39,7 @@ class Answered:
     kind: Kind
     header: bytes
     anomaly_map: Float32Array | None
-    """A copy, where it was asked for; it means something only if the reply says so."""
+    """A copy of all values that there is room for, where it was asked for; the reply says how many mean something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,21 @@ class _Waiting:
     taken: Taken
     future: asyncio.Future[Answered]
     wants_map: bool
+
+
+class _Memory:
+    """One memory with the uses of its slots; a larger one takes its place when frames or maps grow."""
+
+    def __init__(self, number: int, slots: SlotMemory) -> None:
+        self.number = number
+        self.slots = slots
+        self.free = FreeSlots(slots.layout.count)
+        self.waiting: dict[int, _Waiting] = {}
+
+    @property
+    def unused(self) -> bool:
+        """Whether all of its slots are free."""
+        return len(self.free) == self.slots.layout.count
 
 
 class Session:
@@ -69,9 +92,9 @@ class Session:
         self._on_welcome = on_welcome
         self._tell_end = on_end
         self._on_recorded = on_recorded
-        self._memory: SlotMemory | None = None
-        self._free = FreeSlots(0)
-        self._waiting: dict[int, _Waiting] = {}
+        self._memory: _Memory | None = None
+        """The newest, for requests to come."""
+        self._memories: dict[int, _Memory] = {}
         self._calls: dict[int, asyncio.Future[Blob]] = {}
         self._last_call = 0
         self._channel = Channel(sock, on_batch=self._on_batch, on_note=self._on_note, on_end=self._on_end)
@@ -99,41 +122,45 @@ class Session:
             EngineLostError: The engine ended before it answered.
             HeaderTooLargeError: The header does not fit into a slot.
         """
-        memory = self._memory
-        if memory is None or self._channel.closed:
-            raise EngineLostError(_ENDED)
         if len(header) > HEADER_BYTES:
             raise HeaderTooLargeError(f"the request's fields take {len(header)} bytes, more than {HEADER_BYTES}")
         descriptor = None if image is None else await self._as_file(image)
+        memory = self._memory
         try:
-            taken = self._free.take()
-        except SlotsFullError:
+            if memory is None:
+                raise EngineLostError(_ENDED)
+            taken = memory.free.take()
+        except (EngineLostError, SlotsFullError):
             if descriptor is not None:
                 os.close(descriptor)
             raise
         waiting = _Waiting(taken, asyncio.get_running_loop().create_future(), wants_map)
-        self._waiting[taken.slot] = waiting
-        memory.put_header(taken.slot, header)
+        memory.waiting[taken.slot] = waiting
+        memory.slots.put_header(taken.slot, header)
         if frame is not None:
-            memory.frame(taken.slot)[...] = frame
-        self._channel.hand_off(HandOff(kind, taken.slot, taken.generation, len(header), descriptor))
+            memory.slots.frame(taken.slot, frame.shape)[...] = frame
+        self._channel.hand_off(HandOff(kind, taken.slot, taken.generation, len(header), descriptor, memory.number))
         try:
             return await waiting.future
         except asyncio.CancelledError:
-            if self._waiting.get(taken.slot) is waiting:
-                self._channel.hand_off(HandOff(Kind.WITHDRAW, taken.slot, taken.generation, 0))
+            if memory.waiting.get(taken.slot) is waiting:
+                self._withdraw(memory, taken)
             raise
+
+    def _withdraw(self, memory: _Memory, taken: Taken) -> None:
+        self._channel.hand_off(HandOff(Kind.WITHDRAW, taken.slot, taken.generation, 0, None, memory.number))
 
     async def _as_file(self, image: bytes) -> int:
         if len(image) < blobs.LARGE:
             return blobs.put(image)
         return await asyncio.to_thread(blobs.put, image)
 
-    async def call(self, what: str, inspection_id: str | None = None) -> Blob:
-        """Ask for something that needs no slot.
+    async def call(self, what: str, **arguments: Any) -> Blob:
+        """Ask for something that needs no slot; the arguments are JSON.
 
         Raises:
             EngineLostError: The engine ended before it answered, or could not.
+            Problem: The engine refused.
         """
         if self._channel.closed:
             raise EngineLostError(_ENDED)
@@ -141,11 +168,13 @@ class Session:
         number = self._last_call
         future: asyncio.Future[Blob] = asyncio.get_running_loop().create_future()
         self._calls[number] = future
-        self._channel.note({"call": number, "what": what, "id": inspection_id})
+        self._channel.note({"call": number, "what": what, "arguments": arguments})
         try:
             blob = await future
         finally:
             del self._calls[number]
+        if "problem" in blob.answer:
+            raise as_problem(blob.answer["problem"])
         if blob.answer.get("failed"):
             raise EngineLostError("the engine could not answer; its log says why")
         return blob
@@ -162,12 +191,17 @@ class Session:
         """Have an inspection recorded that an earlier engine took along and that was answered an error."""
         self._channel.note({"lost": header.decode(), "why": why})
 
+    def let_go(self, edition: int) -> None:
+        """Say that no request will name that edition any more."""
+        self._channel.note({"let_go": edition})
+
     def give_up(self, error: Exception) -> None:
         """End the wait of everyone, with `error`."""
-        for waiting in self._waiting.values():
-            if not waiting.future.done():
-                waiting.future.set_exception(error)
-                self._channel.hand_off(HandOff(Kind.WITHDRAW, waiting.taken.slot, waiting.taken.generation, 0))
+        for memory in self._memories.values():
+            for waiting in memory.waiting.values():
+                if not waiting.future.done():
+                    waiting.future.set_exception(error)
+                    self._withdraw(memory, waiting.taken)
 
     def close(self) -> None:
         """Leave; everyone who waits is told."""
@@ -176,10 +210,8 @@ class Session:
 
     def _on_note(self, note: dict[str, Any], descriptors: list[int]) -> None:
         if "welcome" in note:
-            welcome = Welcome.model_validate(note["welcome"])
-            self._memory, descriptor = SlotMemory.create(welcome.layout)
-            self._free = FreeSlots(welcome.layout.count)
-            self._channel.note({"slots": welcome.layout.count}, [descriptor])
+            welcome = Welcome.model_validate_json(blobs.take(descriptors[0]))
+            self._make_room(welcome.layout)
             self._on_welcome(self, welcome)
         elif "recorded" in note:
             self._on_recorded()
@@ -193,28 +225,46 @@ class Session:
         for hand_off in batch:
             self._take_back(hand_off)
 
+    def _make_room(self, layout: SlotLayout) -> None:
+        before = self._memory
+        if before is not None:
+            if layout.fits_into(before.slots.layout):
+                return
+            layout = layout.or_larger(before.slots.layout)
+        number = 0 if before is None else before.number + 1
+        slots, descriptor = SlotMemory.create(layout)
+        self._memory = self._memories[number] = _Memory(number, slots)
+        told = (layout.count, layout.frame_bytes, layout.map_values)
+        self._channel.note({"memory": number, "layout": told}, [descriptor])
+        if before is not None:
+            self._drop_if_unused(before)
+
+    def _drop_if_unused(self, memory: _Memory) -> None:
+        if memory is not self._memory and memory.unused:
+            del self._memories[memory.number]
+            self._channel.note({"dropped": memory.number})
+
     def _take_back(self, hand_off: HandOff) -> None:
-        memory = self._memory
-        assert memory is not None
-        if not self._free.give_back(Taken(hand_off.slot, hand_off.generation)):
+        memory = self._memories.get(hand_off.memory)
+        if memory is None or not memory.free.give_back(Taken(hand_off.slot, hand_off.generation)):
             log.error("stale_answer", slot=hand_off.slot, generation=hand_off.generation)
             return
-        waiting = self._waiting.pop(hand_off.slot)
-        if waiting.future.done():  # nobody waits any more
-            return
-        # Copied now: the slot may be taken again before the request's own task runs.
-        header = memory.header(hand_off.slot, hand_off.length)
-        anomaly_map = memory.anomaly_map(hand_off.slot).copy() if waiting.wants_map else None
-        waiting.future.set_result(Answered(Kind(hand_off.kind), header, anomaly_map))
+        waiting = memory.waiting.pop(hand_off.slot)
+        if not waiting.future.done():  # somebody still waits
+            # Copied now: the slot may be taken again before the request's own task runs.
+            header = memory.slots.header(hand_off.slot, hand_off.length)
+            values = (memory.slots.layout.map_values,)
+            anomaly_map = memory.slots.anomaly_map(hand_off.slot, values).copy() if waiting.wants_map else None
+            waiting.future.set_result(Answered(Kind(hand_off.kind), header, anomaly_map))
+        self._drop_if_unused(memory)
 
     def _on_end(self) -> None:
         self._fail_all()
         self._tell_end(self)
 
     def _fail_all(self) -> None:
-        self._memory = None
-        waiting, self._waiting = self._waiting, {}
-        for one in waiting.values():
+        memories, self._memories, self._memory = self._memories, {}, None
+        for one in [one for memory in memories.values() for one in memory.waiting.values()]:
             if not one.future.done():
                 one.future.set_exception(EngineLostError(_ENDED))
         for call in self._calls.values():

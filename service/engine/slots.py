@@ -9,6 +9,7 @@ engine's until that answer. Slots that came back last are taken first: their pag
 inspection does not hold up the others, as it would in a ring that goes round in order.
 """
 
+import math
 import mmap
 import os
 from dataclasses import dataclass
@@ -32,27 +33,37 @@ class HeaderTooLargeError(ValueError):
 
 @dataclass(frozen=True)
 class SlotLayout:
-    """How many slots there are, and what is in each."""
+    """How many slots there are, and how much room is in each; frames and maps of several sizes take turns in them."""
 
     count: int
-    frame_shape: tuple[int, int, int]
-    """`(height, width, channels)` of a frame, uint8."""
-    map_shape: tuple[int, int]
-    """`(height, width)` of a map, float32."""
+    frame_bytes: int
+    """Of the largest frame, uint8."""
+    map_values: int
+    """Of the largest map, float32."""
 
     @cached_property
     def slot_bytes(self) -> int:
         """Bytes of one slot, whole pages."""
-        height, width, channels = self.frame_shape
-        frame = height * width * channels
-        content = HEADER_BYTES + _whole(frame, 64) + 4 * self.map_shape[0] * self.map_shape[1]
-        return _whole(content, _PAGE)
+        return _whole(self.map_offset + 4 * self.map_values, _PAGE)
 
     @cached_property
     def map_offset(self) -> int:
         """Where in a slot the map begins."""
-        height, width, channels = self.frame_shape
-        return HEADER_BYTES + _whole(height * width * channels, 64)
+        return HEADER_BYTES + _whole(self.frame_bytes, 64)
+
+    def fits_into(self, other: "SlotLayout") -> bool:
+        """Whether slots of another layout have room for all that these would."""
+        return (
+            self.count <= other.count and self.frame_bytes <= other.frame_bytes and self.map_values <= other.map_values
+        )
+
+    def or_larger(self, other: "SlotLayout") -> "SlotLayout":
+        """The layout that both fit into."""
+        return SlotLayout(
+            max(self.count, other.count),
+            max(self.frame_bytes, other.frame_bytes),
+            max(self.map_values, other.map_values),
+        )
 
 
 class SlotMemory:
@@ -69,10 +80,8 @@ class SlotMemory:
     def __init__(self, layout: SlotLayout, descriptor: int) -> None:
         self.layout = layout
         memory = mmap.mmap(descriptor, layout.count * layout.slot_bytes)
+        self._memory = memory
         self._bytes = memoryview(memory)
-        starts = [slot * layout.slot_bytes for slot in range(layout.count)]
-        self._frames = [np.ndarray(layout.frame_shape, np.uint8, memory, start + HEADER_BYTES) for start in starts]
-        self._maps = [np.ndarray(layout.map_shape, np.float32, memory, start + layout.map_offset) for start in starts]
 
     @classmethod
     def create(cls, layout: SlotLayout) -> tuple[Self, int]:
@@ -101,13 +110,25 @@ class SlotMemory:
         start = slot * self.layout.slot_bytes
         self._bytes[start : start + len(header)] = header
 
-    def frame(self, slot: int) -> UInt8Array:
-        """A slot's frame, `uint8 [H, W, C]`; a view of the shared memory."""
-        return self._frames[slot]
+    def frame(self, slot: int, shape: tuple[int, int, int]) -> UInt8Array:
+        """A slot's frame, `uint8 [H, W, C]`; a view of the shared memory.
 
-    def anomaly_map(self, slot: int) -> Float32Array:
-        """A slot's map, `float32 [h, w]`; a view of the shared memory."""
-        return self._maps[slot]
+        Raises:
+            ValueError: A frame of that shape does not fit.
+        """
+        if math.prod(shape) > self.layout.frame_bytes:
+            raise ValueError(f"a frame {shape} does not fit into {self.layout.frame_bytes} bytes")
+        return np.ndarray(shape, np.uint8, self._memory, slot * self.layout.slot_bytes + HEADER_BYTES)
+
+    def anomaly_map(self, slot: int, shape: tuple[int, ...]) -> Float32Array:
+        """A slot's map, `float32 [h, w]`; a view of the shared memory.
+
+        Raises:
+            ValueError: A map of that shape does not fit.
+        """
+        if math.prod(shape) > self.layout.map_values:
+            raise ValueError(f"a map {shape} does not fit into {self.layout.map_values} values")
+        return np.ndarray(shape, np.float32, self._memory, slot * self.layout.slot_bytes + self.layout.map_offset)
 
 
 class SlotsFullError(Exception):

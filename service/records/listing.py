@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, RowMapping, Select, func, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, func, select
 from ulid import ULID
 
 from service.records.inspection import Inspection
@@ -80,15 +80,20 @@ def matching(filters: Filters, before: str | None = None) -> Select[Any]:
         # The first condition says it all; the second one finds the few without a look at the others.
         ever = select(reviews.c.inspection_id).where(reviews.c.review == filters.review)
         found = found.where(reviews.c.review == filters.review, inspections.c.id.in_(ever))
-    if filters.since is not None:
-        found = found.where(
-            inspections.c.created >= filters.since, inspections.c.id >= least_id(filters.since - _CLOCK)
-        )
-    if filters.until is not None:
-        found = found.where(inspections.c.created < filters.until, inspections.c.id < least_id(filters.until + _LATEST))
+    found = found.where(*in_period(filters.since, filters.until))
     if before is not None:
         found = found.where(inspections.c.id < before)
     return found.order_by(inspections.c.id.desc())
+
+
+def in_period(since: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:
+    """Conditions on when an inspection arrived, then or later and before; its id makes them ranges of the key."""
+    conditions: list[ColumnElement[bool]] = []
+    if since is not None:
+        conditions += [inspections.c.created >= since, inspections.c.id >= least_id(since - _CLOCK)]
+    if until is not None:
+        conditions += [inspections.c.created < until, inspections.c.id < least_id(until + _LATEST)]
+    return conditions
 
 
 def latest_review(connection: Connection, inspection_id: str) -> Review | None:

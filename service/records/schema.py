@@ -11,10 +11,12 @@ from pydantic import TypeAdapter
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Float,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -118,6 +120,31 @@ audit_trail: Final = Table(
     Index("ix_audit_action", "action", "subject"),
     sqlite_autoincrement=True,
 )
+
+recipe_versions: Final = Table(
+    "recipe_versions",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("document", JSON, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("created_by", Text),
+)
+
+recipe_activations: Final = Table(
+    "recipe_activations",
+    metadata,
+    Column("id", _SERIAL, primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("as_default", Boolean, nullable=False),
+    Column("activated", UtcDateTime, nullable=False),
+    Column("activated_by", Text),
+    ForeignKeyConstraint(["name", "version"], ["recipe_versions.name", "recipe_versions.version"]),
+    Index("ix_recipe_activations_name", "name", "id"),
+    sqlite_autoincrement=True,
+)
+"""The last row of a name says which version is active, the last row `as_default` which recipe is the default."""
 
 _REGIONS: Final = TypeAdapter(tuple[Region, ...])
 _FIELDS: Final = tuple(field.name for field in fields(Inspection))

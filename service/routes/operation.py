@@ -3,7 +3,9 @@
 from fastapi import APIRouter, Request, Response
 
 from service import examples
+from service.inspector import RETRY_AFTER_S
 from service.metrics import CONTENT_TYPE
+from service.problems import NOT_READY, Problem
 from service.routes.station import station_of
 
 router = APIRouter(tags=["operation"])
@@ -21,15 +23,18 @@ async def livez() -> dict[str, str]:
     responses=examples.NOT_READY,
 )
 async def readyz(request: Request) -> dict[str, str | list[str]]:
-    """200 when the bundle is loaded, its golden samples passed and inspections are accepted; else `detail` says why.
+    """200 when every active bundle is loaded, its golden samples passed and inspections are accepted; else `detail`
+    says why.
 
     `restarting` names workers that ended and are not back yet; the others serve meanwhile.
     """
     station = station_of(request)
     station.check_ready()
+    if station.unfit is not None:
+        raise Problem(NOT_READY, station.unfit, retry_after_s=RETRY_AFTER_S)
     return {
         "status": "ready",
-        "bundle": station.settings.bundle,
+        "bundle": station.equipment.bundle_name,
         "digest": station.equipment.digest,
         "restarting": station.restarting,
     }

@@ -26,7 +26,7 @@ from service.front import Front, StartError
 from service.runtimes.fake import FakeRuntime
 from service.server import bind
 from service.settings import Settings
-from service.station import Station
+from service.station import MakeRuntime, Station
 
 GEOMETRY = InputGeometry(height=256, width=256, color="mono")
 MAP_SIZE = 32
@@ -58,40 +58,48 @@ DEFECTIVE = encode(defective_image())
 
 
 def write_bundle(
-    weights: Path, *, graph: bytes = b"no graph", change: Callable[[dict[str, Any]], None] = lambda _: None
+    weights: Path,
+    *,
+    graph: bytes = b"no graph",
+    change: Callable[[dict[str, Any]], None] = lambda _: None,
+    name: str = "tec-grain-demo",
+    version: str = "1",
+    geometry: InputGeometry = GEOMETRY,
+    map_size: int = MAP_SIZE,
+    score_threshold: float = SCORE_THRESHOLD,
 ) -> Path:
-    """Write `tec-grain-demo/1` with one good and one defective golden sample; `change` edits its manifest."""
-    path = weights / "tec-grain-demo" / "1"
+    """Write a bundle with one good and one defective golden sample; `change` edits its manifest."""
+    path = weights / name / version
     (path / "samples").mkdir(parents=True)
     (path / "model.onnx").write_bytes(graph)
     samples = []
-    for name, image in (("good", good_image()), ("crack", defective_image())):
-        (path / "samples" / f"{name}.png").write_bytes(encode(image))
-        brightness = to_frame(image, GEOMETRY).pixels[:, :, 0].astype(np.float32) / 128
-        anomaly_map = cv2.resize(brightness, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA)
-        np.save(path / "samples" / f"{name}.npy", anomaly_map.astype(np.float16))
+    for label, image in (("good", good_image()), ("crack", defective_image())):
+        (path / "samples" / f"{label}.png").write_bytes(encode(image))
+        brightness = to_frame(image, geometry).pixels[:, :, 0].astype(np.float32) / 128
+        anomaly_map = cv2.resize(brightness, (map_size, map_size), interpolation=cv2.INTER_AREA)
+        np.save(path / "samples" / f"{label}.npy", anomaly_map.astype(np.float16))
         score = float(anomaly_map.max())
         samples.append(
             GoldenSample(
-                image=f"samples/{name}.png",
-                anomaly_map=f"samples/{name}.npy",
-                score=score * SCORE_THRESHOLD,
+                image=f"samples/{label}.png",
+                anomaly_map=f"samples/{label}.npy",
+                score=score * score_threshold,
                 verdict="fail" if score > 1 else "pass",
-                label=name,
+                label=label,
             )
         )
     files = ["model.onnx", *(str(file.relative_to(path)) for file in sorted((path / "samples").iterdir()))]
     manifest = Manifest(
-        name="tec-grain-demo",
-        version="1",
+        name=name,
+        version=version,
         product="tec-grain",
         created=datetime(2026, 1, 1, tzinfo=UTC),
         graphs={"float32": "model.onnx"},
-        input=GEOMETRY,
-        map_height=MAP_SIZE,
-        map_width=MAP_SIZE,
+        input=geometry,
+        map_height=map_size,
+        map_width=map_size,
         calibration=Calibration(
-            score_threshold=SCORE_THRESHOLD,
+            score_threshold=score_threshold,
             map_threshold=1.0,
             target_false_reject_rate=0.01,
             normal_images=10,
@@ -112,10 +120,28 @@ def write_bundle(
     return path
 
 
+class FakeRuntimes:
+    """Makes a fake runtime for every bundle that is loaded."""
+
+    def __init__(self, make: Callable[[], FakeRuntime] = FakeRuntime) -> None:
+        self._make = make
+        self.made: list[FakeRuntime] = []
+        """In the order of loading."""
+
+    def __call__(self, _: Settings) -> FakeRuntime:
+        self.made.append(self._make())
+        return self.made[-1]
+
+    def release(self) -> None:
+        """Let held calls of all of them go on."""
+        for runtime in self.made:
+            runtime.release()
+
+
 class TwoSides(RemoteStation):
     """A worker and an engine as they are in processes of their own, but in one event loop."""
 
-    def __init__(self, settings: Settings, runtime: FakeRuntime | None) -> None:
+    def __init__(self, settings: Settings, runtime: FakeRuntime | MakeRuntime | None) -> None:
         super().__init__(settings, decode_threads=settings.sessions)
         self.engine = Station(settings, runtime, DecodedByWorkers())
         self.host = Host(self.engine)
@@ -171,10 +197,15 @@ class Line:
 
 @contextmanager
 def running(
-    settings: Settings, runtime: FakeRuntime | None = None, *, until_ready: bool = True, apart: bool = False
+    settings: Settings,
+    runtime: "FakeRuntime | FakeRuntimes | None" = None,
+    *,
+    until_ready: bool = True,
+    apart: bool = False,
 ) -> Iterator[Line]:
     """Serve in a thread of its own until the block ends; `apart` as a worker and an engine."""
-    app = create_app(settings, runtime, TwoSides(settings, runtime) if apart else None)
+    station = TwoSides(settings, runtime) if apart else Station(settings, runtime)
+    app = create_app(settings, station=station)
     config = uvicorn.Config(app, lifespan="on", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     with ExitStack() as cleanup:

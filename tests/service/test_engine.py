@@ -189,8 +189,8 @@ def test_worker_that_dies_in_the_turn_in_which_it_handed_over(settings: Settings
         await station.start()
         host.open()
         submission = Submission(GOOD, Fields(), time.monotonic(), time.monotonic() + 60)
-        prepared = prepare(measure(GOOD, None, 100_000), station.equipment.recipes.default, GEOMETRY)
-        header = encode_request(submission, prepared.sha256, 1.0, prepared)
+        prepared = prepare(measure(GOOD, None, 100_000), station.equipment.edition.default.recipe, GEOMETRY)
+        header = encode_request(submission, 1, prepared.sha256, 1.0, prepared)
         computed = len(runtime.batches)
         before = sum(1 for _ in Path("/proc/self/fd").iterdir())
         for _ in range(3):

@@ -13,7 +13,6 @@ from serving import DEFECTIVE, GOOD, Line, running, wait_until
 from sqlalchemy import select
 
 from atsnet.imaging import Float32Array, UInt8Array
-from model_export.bundle import Bundle
 from service.records.inspection import Inspection
 from service.records.schema import inspections
 from service.runtimes.fake import FakeRuntime
@@ -223,13 +222,8 @@ def test_record_that_cannot_be_written_means_no_verdict(line: Line) -> None:
     assert "id" not in response.json()
 
 
-def test_unready_until_started(settings: Settings) -> None:
-    class Slow(FakeRuntime):
-        def load(self, bundle: Bundle) -> None:
-            self.block()
-            super().load(bundle)
-
-    runtime = Slow()
+def test_unready_until_started(settings: Settings, runtime: FakeRuntime) -> None:
+    runtime.block()  # the golden samples wait
     with running(settings, runtime, until_ready=False) as line:
         assert line.http.get("/livez").status_code == 200
         for response in (line.http.get("/readyz"), line.post(GOOD), line.http.get("/v1/inspections/x")):

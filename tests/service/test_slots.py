@@ -1,4 +1,5 @@
 import gc
+import math
 import os
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from service.engine.slots import (
     Taken,
 )
 
-LAYOUT = SlotLayout(count=3, frame_shape=(64, 96, 2), map_shape=(8, 12))
+FRAME = (64, 96, 2)
+MAP = (8, 12)
+LAYOUT = SlotLayout(count=3, frame_bytes=64 * 96 * 2, map_values=8 * 12)
 
 
 def test_both_sides_see_the_same_memory() -> None:
@@ -26,20 +29,20 @@ def test_both_sides_see_the_same_memory() -> None:
     os.close(descriptor)
     for slot in range(LAYOUT.count):
         worker.put_header(slot, bytes([slot + 1]) * HEADER_BYTES)
-        worker.frame(slot)[...] = slot + 11
-        engine.anomaly_map(slot)[...] = slot + 0.5
+        worker.frame(slot, FRAME)[...] = slot + 11
+        engine.anomaly_map(slot, MAP)[...] = slot + 0.5
     for slot in range(LAYOUT.count):
         assert engine.header(slot, HEADER_BYTES) == bytes([slot + 1]) * HEADER_BYTES
-        assert engine.frame(slot).shape == LAYOUT.frame_shape
-        assert (engine.frame(slot) == slot + 11).all()
-        assert (worker.anomaly_map(slot) == slot + 0.5).all()
+        assert engine.frame(slot, FRAME).shape == FRAME
+        assert (engine.frame(slot, FRAME) == slot + 11).all()
+        assert (worker.anomaly_map(slot, MAP) == slot + 0.5).all()
 
 
 def test_slots_are_whole_pages_and_maps_are_aligned() -> None:
     memory, descriptor = SlotMemory.create(LAYOUT)
     assert os.fstat(descriptor).st_size == LAYOUT.count * LAYOUT.slot_bytes
     assert LAYOUT.slot_bytes % os.sysconf("SC_PAGE_SIZE") == 0
-    assert all(memory.anomaly_map(slot).flags.aligned for slot in range(LAYOUT.count))
+    assert all(memory.anomaly_map(slot, MAP).flags.aligned for slot in range(LAYOUT.count))
     os.close(descriptor)
 
 
@@ -52,7 +55,7 @@ def test_memory_has_no_name_and_goes_with_its_last_view() -> None:
     memory, descriptor = SlotMemory.create(LAYOUT)
     assert str(Path(f"/proc/self/fd/{descriptor}").readlink()).startswith("/memfd:atsnet-slots")
     os.close(descriptor)
-    view = memory.frame(1)
+    view = memory.frame(1, FRAME)
     del memory
     view[...] = 7
     assert int(view.sum()) == 7 * view.size
@@ -135,14 +138,14 @@ def test_no_slot_has_two_owners(count: int, steps: list[int]) -> None:
     st.tuples(st.integers(1, 20), st.integers(1, 20)),
 )
 def test_nothing_overlaps(count: int, frame_shape: tuple[int, int, int], map_shape: tuple[int, int]) -> None:
-    layout = SlotLayout(count, frame_shape, map_shape)
+    layout = SlotLayout(count, math.prod(frame_shape), math.prod(map_shape))
     memory, descriptor = SlotMemory.create(layout)
     os.close(descriptor)
     for slot in range(count):
         memory.put_header(slot, bytes([slot + 1]) * HEADER_BYTES)
-        memory.frame(slot)[...] = slot + 101
-        memory.anomaly_map(slot)[...] = np.float32(slot) - 0.25
+        memory.frame(slot, frame_shape)[...] = slot + 101
+        memory.anomaly_map(slot, map_shape)[...] = np.float32(slot) - 0.25
     for slot in range(count):
         assert memory.header(slot, HEADER_BYTES) == bytes([slot + 1]) * HEADER_BYTES
-        assert (memory.frame(slot) == slot + 101).all()
-        assert (memory.anomaly_map(slot) == np.float32(slot) - 0.25).all()
+        assert (memory.frame(slot, frame_shape) == slot + 101).all()
+        assert (memory.anomaly_map(slot, map_shape) == np.float32(slot) - 0.25).all()

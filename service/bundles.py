@@ -1,0 +1,139 @@
+"""Bundles in service: verified, tested and warmed up before they are used, closed when they are not any more."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from pydantic import ValidationError
+
+from model_export.bundle import MANIFEST_NAME, Bundle, BundleError, Manifest, list_bundles, load_bundle
+from service.runtimes.protocol import Runtime, RuntimeUnusableError
+from service.scheduler import Scheduler
+from service.self_test import SelfTestError, run_self_test
+from service.setups import LoadedBundle
+
+log = structlog.get_logger(__name__)
+
+
+class BundleMissingError(Exception):
+    """There is no such bundle; the message says which there are."""
+
+
+class BundleUnusableError(Exception):
+    """A bundle is damaged, or does not answer as it was validated; the message says what is wrong."""
+
+
+class Bundles:
+    """Loads bundles, and closes those that nobody uses. Belongs to the event loop.
+
+    Args:
+        weights: Directory of the bundles.
+        make_runtime: What runs a network; one for each bundle.
+        queue_size: Frames that may wait for each of them.
+        on_batch: Told the number of frames of every batch that is computed.
+    """
+
+    def __init__(
+        self,
+        weights: Path,
+        make_runtime: Callable[[], Runtime],
+        queue_size: int,
+        on_batch: Callable[[int], None],
+    ) -> None:
+        self._weights = weights
+        self._make_runtime = make_runtime
+        self._queue_size = queue_size
+        self._on_batch = on_batch
+        self._closing: set[asyncio.Task[None]] = set()
+        self.loaded: list[LoadedBundle] = []
+        """Those that are open, in the order in which they were loaded; more than one may be of the same bundle."""
+
+    async def load(self, name: str) -> LoadedBundle:
+        """Verify the sha256 of all files of a bundle, warm a runtime up with it and inspect its golden samples.
+
+        It is closed once it was held and let go of.
+
+        Args:
+            name: `name/version`, in the form that names of bundles have: it becomes a path.
+
+        Raises:
+            BundleMissingError: There is none of that name.
+            BundleUnusableError: It is damaged, cannot be run here, or fails its golden samples.
+        """
+        bundle, runtime = await asyncio.to_thread(self._load, name)
+        scheduler = Scheduler(runtime, self._queue_size, self._on_batch)
+        scheduler.start()
+        loaded = LoadedBundle(name, bundle, runtime, scheduler, self._retire)
+        self.loaded.append(loaded)
+        return loaded
+
+    def names(self) -> list[str]:
+        """All bundles that there are, `name/version`, whatever state they are in; to be called from a thread."""
+        return [f"{name}/{version}" for name, version in list_bundles(self._weights)]
+
+    def manifest(self, name: str) -> tuple[Manifest, str]:
+        """What a bundle says of itself, and the sha256 of that; nothing is verified. To be called from a thread.
+
+        Raises:
+            BundleMissingError: There is none of that name.
+            BundleUnusableError: Its manifest cannot be read.
+        """
+        self._require(name)
+        path = self._weights / name / MANIFEST_NAME
+        try:
+            content = path.read_bytes()
+            return Manifest.model_validate_json(content), hashlib.sha256(content).hexdigest()
+        except (OSError, ValidationError) as error:
+            raise BundleUnusableError(f"{path} is not a valid manifest: {error}") from error
+
+    def abandon(self) -> None:
+        """Give up all frames that have no answer yet, and refuse further ones."""
+        for loaded in self.loaded:
+            loaded.scheduler.abandon()
+
+    async def close(self) -> None:
+        """Close all of them; what was not computed by now is refused."""
+        for loaded in list(self.loaded):
+            self._retire(loaded)
+        while self._closing:
+            await asyncio.wait(self._closing)
+
+    def _retire(self, loaded: LoadedBundle) -> None:
+        if loaded in self.loaded:
+            self.loaded.remove(loaded)
+            task = asyncio.create_task(self._close(loaded))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def _close(self, loaded: LoadedBundle) -> None:
+        await loaded.scheduler.close()
+        await asyncio.to_thread(loaded.runtime.close)
+        log.info("bundle_closed", bundle=loaded.name)
+
+    def _load(self, name: str) -> tuple[Bundle, Runtime]:
+        self._require(name)
+        runtime = None
+        try:
+            bundle = load_bundle(self._weights / name)
+            runtime = self._make_runtime()
+            runtime.load(bundle)
+            report = run_self_test(bundle, runtime)
+        except BaseException as error:
+            if runtime is not None:
+                runtime.close()
+            if isinstance(error, (BundleError, RuntimeUnusableError, SelfTestError)):
+                raise BundleUnusableError(str(error)) from error
+            raise
+        log.info(
+            "self_test_passed", bundle=name, samples=report.samples, largest_difference=report.largest_score_difference
+        )
+        return bundle, runtime
+
+    def _require(self, name: str) -> None:
+        # Only what is listed becomes a path, whatever a client wrote.
+        names = self.names()
+        if name not in names:
+            have = f"{self._weights}/ has: {', '.join(names) or 'no bundle'}"
+            raise BundleMissingError(f"no bundle at {self._weights / name}; {have}")

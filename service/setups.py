@@ -1,0 +1,133 @@
+"""What inspects: bundles in service, and what a request is decoded, scored, judged and recorded by.
+
+A request takes one setup when it comes and keeps it to its record, whatever is activated meanwhile. Setups never
+change; an activation puts a new edition of all of them in the place of the old one, between two turns of the event
+loop. A bundle is closed when nobody holds it any more: no edition, no worker that still has an old edition, no request.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from atsnet.imaging import InputGeometry
+from atsnet.quality import Gates
+from model_export.bundle import Bundle
+from service.recipes import Recipe, RecipeBook
+from service.recipes.documents import SelfTestDocument
+from service.runtimes.protocol import Runtime
+from service.scheduler import Scheduler
+
+
+class Plan(BaseModel):
+    """What images are decoded by, in whatever process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Recipe
+    geometry: InputGeometry
+    """Of the bundle that the recipe names."""
+    map_height: int
+    map_width: int
+    with_quality: bool
+    """Whether somebody wants to know brightness, contrast, sharpness and exposure."""
+
+
+class LoadedBundle:
+    """A verified bundle on a warm runtime, with its queue. Belongs to the event loop.
+
+    Args:
+        name: `name/version`, as recipes have it.
+        bundle: What inspects.
+        runtime: Loaded with it.
+        scheduler: Feeds the runtime; started.
+        on_unused: Told when the last holder has let go.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        bundle: Bundle,
+        runtime: Runtime,
+        scheduler: Scheduler,
+        on_unused: Callable[["LoadedBundle"], None],
+    ) -> None:
+        self.name = name
+        self.bundle = bundle
+        self.runtime = runtime
+        self.description = runtime.describe()
+        self.scheduler = scheduler
+        self.unfit: str | None = None
+        """Why it must not inspect: its golden samples are no longer answered as they were validated."""
+        self.last_test: SelfTestDocument | None = None
+        """Of the golden samples, since it serves."""
+        self._on_unused = on_unused
+        self._holders = 0
+
+    @property
+    def capacity(self) -> int:
+        """Frames that its runtime computes at once."""
+        return self.description.lanes * self.description.max_batch
+
+    def hold(self) -> None:
+        """Keep it from being closed."""
+        self._holders += 1
+
+    def release(self) -> None:
+        """Let go of it; the last to do so has it closed."""
+        self._holders -= 1
+        if self._holders == 0:
+            self._on_unused(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setup:
+    """An active recipe with the bundle that it names."""
+
+    plan: Plan
+    loaded: LoadedBundle
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe."""
+        return self.plan.recipe
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle."""
+        return self.loaded.bundle
+
+
+Edition = RecipeBook[Setup]
+"""All setups of one time."""
+
+
+def make_edition(
+    number: int, recipes: Mapping[str, Recipe], default: str, loaded: Mapping[str, LoadedBundle]
+) -> Edition:
+    """An edition of active recipes, whose bundles are all in `loaded`."""
+    setups = {}
+    for name, recipe in recipes.items():
+        used = loaded[recipe.bundle]
+        manifest = used.bundle.manifest
+        plan = Plan(
+            recipe=recipe,
+            geometry=manifest.input,
+            map_height=manifest.map_height,
+            map_width=manifest.map_width,
+            with_quality=recipe.gates != Gates(),
+        )
+        setups[name] = Setup(plan, used)
+    return Edition(number, setups, default)
+
+
+def hold(edition: Edition) -> None:
+    """Keep every bundle of an edition from being closed."""
+    for _, setup in edition:
+        setup.loaded.hold()
+
+
+def release(edition: Edition) -> None:
+    """Let go of every bundle of an edition."""
+    for _, setup in edition:
+        setup.loaded.release()
