@@ -178,7 +178,7 @@ class Inspector:
         except RecordError as error:
             raise Problem(problems.FAILED, str(error)) from error
         record_ms = elapsed_ms(handed_over)
-        self._archive.keep(Keepsake(inspection.id, case.prepared.file, scored.anomaly_map))
+        self._archive.keep(Keepsake(inspection.id, case.prepared.file, scored.anomaly_map, judgement.verdict))
         heatmap = await self._decoding.picture(case.submission, inspection.layout, scored.anomaly_map)
         timing = case.timing(scored, record_ms)
         self._metrics.verdict(inspection.recipe, judgement.verdict, judgement.score, timing)
@@ -199,6 +199,7 @@ class Inspector:
             await self._records.write(inspection)
         except RecordError as error:
             return Problem(problems.FAILED, f"{why}; {error}")
+        self._archive.keep(Keepsake(inspection.id, case.prepared.file, None, inspection.verdict))
         _log(inspection, inspection.timing)
         return Problem(problems.FAILED, why, extensions={"id": inspection.id})
 

@@ -94,6 +94,11 @@ class Metrics:
             "inspect_deadline_missed", "Requests whose deadline passed before a verdict", registry=self.registry
         )
         self._archive_bytes = Gauge("inspect_archive_bytes", "Room of the kept images and maps", registry=self.registry)
+        self._archive_paused = Gauge(
+            "inspect_archive_paused",
+            "1 while no image is kept, since the disk is full or fails",
+            registry=self.registry,
+        )
         self._archive_dropped = Counter(
             "inspect_archive_dropped", "Inspections whose image was not kept", ["reason"], registry=self.registry
         )
@@ -107,11 +112,13 @@ class Metrics:
         self,
         queue_depth: Callable[[], int],
         archive_bytes: Callable[[], int],
+        archive_paused: Callable[[], bool],
         runtimes: Callable[[], Iterable[RuntimeDescription]],
     ) -> None:
         """Read these figures whenever the metrics are asked for."""
         self._depth.set_function(queue_depth)
         self._archive_bytes.set_function(archive_bytes)
+        self._archive_paused.set_function(archive_paused)
         self.registry.register(_Runtimes(runtimes))
 
     def request(self, station: str | None, outcome: str, times: int = 1) -> None:

@@ -99,7 +99,18 @@ class Settings(SecuritySettings, BaseSettings):
     max_pixels: int = Field(default=DEFAULT_MAX_PIXELS, ge=1, description="Most pixels of an image, by its header.")
 
     archive_max_bytes: int = Field(
-        default=2048 * _MIB, ge=0, description="Room for kept images and maps; the oldest go first. 0 keeps none."
+        default=2048 * _MIB,
+        ge=0,
+        description="Room for kept images and maps; the oldest go first, passes before all others. 0 keeps none.",
+    )
+    archive_pass_share: float = Field(
+        default=1.0, ge=0, le=1, description="Share of the passes whose images are kept; of all others, all are."
+    )
+    archive_keep_days: float | None = Field(
+        default=None, gt=0, le=36_500, description="Days after which images are deleted; by default only to make room."
+    )
+    archive_min_free_bytes: int = Field(
+        default=1024 * _MIB, ge=0, description="Room that images leave free on their disk, for the records and logs."
     )
     archive_queue_bytes: int = Field(
         default=256 * _MIB, ge=1, description="Images that may wait in memory to be kept; more are not kept."

@@ -11,7 +11,7 @@ import structlog
 
 from model_export.bundle import Bundle
 from service import problems
-from service.archive import Archive
+from service.archive import Archive, ArchiveLimits
 from service.bundles import BundleMissingError, Bundles, BundleUnusableError
 from service.decoding import Decoder, Decoding
 from service.front import Front, StartError
@@ -156,6 +156,7 @@ class Station(Front):
         metrics.watch(
             lambda: sum(loaded.scheduler.depth for loaded in bundles.loaded),
             lambda: archive.bytes,
+            lambda: archive.paused,
             lambda: [loaded.description for loaded in bundles.loaded],
         )
         if settings.self_test_hours:
@@ -230,8 +231,13 @@ class Station(Front):
             recipes = RecipeStore(records.engine)
             archive = Archive(
                 settings.var / "archive",
-                settings.archive_max_bytes,
-                settings.archive_queue_bytes,
+                ArchiveLimits(
+                    max_bytes=settings.archive_max_bytes,
+                    queue_bytes=settings.archive_queue_bytes,
+                    pass_share=settings.archive_pass_share,
+                    keep_days=settings.archive_keep_days,
+                    min_free_bytes=settings.archive_min_free_bytes,
+                ),
                 self.metrics.archive_dropped,
             )
             self._closing.callback(archive.close)

@@ -34,7 +34,7 @@ from service.routes.station import station_of
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/v1/inspections", tags=["inspections"])
 
-_NOT_KEPT = "its image is not kept: the archive is off, or it made room for newer ones"
+_NOT_KEPT = "its image or map is not kept: it is no sample, had no outcome, or made room or was too old"
 _PAGE: Final = 100
 _CSV_PAGE: Final = 500
 """Lines of a table that are in memory at once."""
