@@ -1,12 +1,15 @@
 """`atsnet export`: from a calibrated run to a bundle that the service loads."""
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from cli import options
+from cli.deploy import open_cache, put_in_place
 from cli.errors import CommandError
 from cli.exit_codes import ExitCode
 from cli.output import messages, print_json, results, warn
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from atsnet.calibration import Calibration
     from atsnet.data.layout import Dataset, Sample
     from atsnet.training.run_directory import TrainedRun
-    from model_export.bundle import Precision
+    from model_export.bundle import Bundle, Precision
 
 EXAMPLES = """Examples:
   atsnet export runs/grains data/grains --name tec-grain-demo --version 1 --product tec-grain
@@ -39,13 +42,9 @@ def export(
             help="Graphs to put in: fp32, always there, fp16 for GPU runtimes, int8 for CPUs.",
         ),
     ] = "fp32",
-    tensorrt: Annotated[
-        bool, typer.Option("--tensorrt", help="Build the TensorRT engine of this machine's GPU too.")
-    ] = False,
-    engines: Annotated[Path, typer.Option(help="Directory of built engines.")] = Path("var/engines"),
-    triton: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write it into a model repository of Triton too.")
-    ] = None,
+    tensorrt: options.TensorRt = False,
+    engines: options.Engines = Path("var/engines"),
+    triton: options.Triton = None,
     parity_images: Annotated[
         int, typer.Option(min=1, help="Most images to compare PyTorch and ONNX Runtime on, evenly chosen.")
     ] = 500,
@@ -54,7 +53,8 @@ def export(
     """Make a bundle of a calibrated run: ONNX graphs, thresholds, golden samples, model card.
 
     The graphs are compared with the network on DATA's test images and the run's held-out ones; where a score differs or
-    a verdict flips, nothing is published. Evaluate the run first, and its figures go into the model card.
+    a verdict flips, nothing is published. Evaluate the run first, and its figures go into the model card. What `atsnet
+    deploy` does for a bundle that exists, --tensorrt and --triton do for the one that has just been published.
     """
     from rich.table import Table
 
@@ -62,15 +62,14 @@ def export(
     from atsnet.data.layout import find_dataset
     from atsnet.training.run_directory import load_run
     from atsnet.wording import counted
-    from model_export.exporter import Identity, evenly, export_bundle, parity_gate
-    from model_export.tensorrt import EngineCache
-    from model_export.tensorrt_calls import load_tensorrt
-    from model_export.triton import write_model_repository
+    from model_export.engine_gate import parity_gate
+    from model_export.exporter import Identity, export_bundle
+    from model_export.parity import evenly
 
     precisions = _precisions(precision)
     if tensorrt and "float16" not in precisions:
         raise CommandError(ExitCode.USAGE, "--tensorrt builds from the fp16 graph; add --precision fp32,fp16")
-    calls = load_tensorrt() if tensorrt else None
+    cache = open_cache(engines) if tensorrt else None
     dataset = find_dataset(data)
     identity = Identity(name, version, product)
     trained = load_run(run)
@@ -98,13 +97,8 @@ def export(
     if not any(sample.verdict == "fail" for sample in golden):
         warn("no golden sample fails, so the self-test at a station does not see a defect: give defective test images")
     made = {"bundle": bundle.path}
-    if triton is not None:
-        made["triton"] = write_model_repository(bundle, triton)
-    if calls is not None:
-        cache = EngineCache(engines, calls)
-        with messages().status("building the engine, and comparing"):
-            cache.build(bundle, parity_gate(chosen))
-        made["tensorrt"] = cache.path(bundle)
+    with _published_already(bundle, triton, engines if tensorrt else None, data):
+        made |= put_in_place(bundle, triton, cache, parity_gate(chosen))
     if json:
         document = {
             "path": str(bundle.path),
@@ -134,6 +128,21 @@ def export(
     for name, path in list(made.items())[1:]:
         table.add_row(name, str(path))
     results().print(table)
+
+
+@contextmanager
+def _published_already(bundle: "Bundle", triton: Path | None, engines: Path | None, data: Path) -> Iterator[None]:
+    """Whatever ends the block, the version is taken and the same command would be refused: says how to go on."""
+    try:
+        yield
+    except BaseException:
+        command = ["atsnet", "deploy", bundle.path]
+        if triton is not None:
+            command += ["--triton", triton]
+        if engines is not None:
+            command += ["--tensorrt", "--engines", engines, "--images", data]
+        warn(f"{bundle.path} is published all the same; go on with `{shlex.join(map(str, command))}`")
+        raise
 
 
 def _precisions(names: str) -> list["Precision"]:

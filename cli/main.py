@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from atsnet import __version__
-from cli import ablate, benchmark, calibrate, evaluate, export, grains, inspect, keys, model, pretrain, serve, train
+from cli import (
+    ablate,
+    benchmark,
+    calibrate,
+    deploy,
+    evaluate,
+    export,
+    grains,
+    inspect,
+    keys,
+    model,
+    pretrain,
+    serve,
+    train,
+)
 from cli.errors import ReportingGroup
 from cli.exit_codes import as_help
 from cli.help_text import help_of
@@ -51,6 +65,7 @@ app.command(epilog=evaluate.EXAMPLES, help=help_of(evaluate.evaluate))(evaluate.
 app.command(epilog=benchmark.EXAMPLES, help=help_of(benchmark.benchmark))(benchmark.benchmark)
 app.command(epilog=ablate.EXAMPLES, help=help_of(ablate.ablate))(ablate.ablate)
 app.command(epilog=export.EXAMPLES, help=help_of(export.export))(export.export)
+app.command(epilog=deploy.EXAMPLES, help=help_of(deploy.deploy))(deploy.deploy)
 app.command(cls=serve.ServeCommand, help=help_of(serve.serve))(serve.serve)
 app.command(epilog=inspect.EXAMPLES, help=help_of(inspect.inspect))(inspect.inspect)
 app.command(epilog=grains.EXAMPLES, help=help_of(grains.grains))(grains.grains)

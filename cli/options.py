@@ -24,6 +24,10 @@ Device = Annotated[DeviceChoice, typer.Option(help="Where to compute; auto takes
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default as many as PyTorch chooses.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 
+TensorRt = Annotated[bool, typer.Option("--tensorrt", help="Build the TensorRT engine of this machine's GPU.")]
+Engines = Annotated[Path, typer.Option(help="Directory of built engines.")]
+Triton = Annotated[Path | None, typer.Option(metavar="DIR", help="Write it into a model repository of Triton.")]
+
 
 def find_registry(registry: Path) -> Path:
     """The registry as it is given; that of this installation where the default one is not in the current directory."""

@@ -29,6 +29,11 @@ SCHEMA_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
+INPUT_NAME: Final = "images"
+"""Of every graph: `uint8 [N, H, W, C]`."""
+OUTPUT_NAMES: Final = ("score", "anomaly_map")
+"""Raw scores `float32 [N]`, and calibrated maps `float32 [N, map_height, map_width]`."""
+
 FLOAT16_MAX: Final = float(np.finfo(np.float16).max)
 
 _MAP_TOLERANCES: Final = 10

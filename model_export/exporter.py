@@ -38,14 +38,12 @@ from model_export.golden import (
 from model_export.graph import DeployableGraph
 from model_export.model_card import render_model_card
 from model_export.onnx_file import to_onnx
-from model_export.parity import LIMITS, ParityLimits, ParityReport, compare, read_frames, require_parity
+from model_export.parity import LIMITS, ParityLimits, ParityReport, compare, evenly, read_frames, require_parity
 from model_export.precision import to_float16, with_rounding
 from model_export.quantization import to_int8
-from model_export.scorers import OnnxScorer, Scorer, TorchScorer
+from model_export.scorers import OnnxScorer, Scorer
 from model_export.speed import measure_speed
-from model_export.tensorrt import PRECISION as ENGINE_PRECISION
-from model_export.tensorrt import Gate, LaneScorer
-from model_export.tensorrt import check_golden_samples as check_engine
+from model_export.torch_scorer import TorchScorer
 
 GRAPH_NAMES: Final[Mapping[Precision, str]] = {
     "float32": "model.onnx",
@@ -255,26 +253,6 @@ def _make_graphs(
         quantised = to_int8(content, [pixels for _, pixels in read_frames(chosen, geometry)])
         graphs["int8"] = admit(reference, quantised, OnnxScorer(quantised, "int8"), "int8")
     return graphs
-
-
-def evenly(samples: Sequence[Sample], limit: int) -> Sequence[Sample]:
-    """At most `limit` of the samples, from all over them."""
-    if len(samples) <= limit:
-        return samples
-    return [samples[index * len(samples) // limit] for index in range(limit)]
-
-
-def parity_gate(samples: Sequence[Sample]) -> Gate:
-    """The gate of an engine where real images are at hand: as every graph's, and the golden samples on top."""
-
-    def gate(bundle: Bundle, scorer: LaneScorer) -> None:
-        reference = OnnxScorer(bundle.graph().read_bytes())
-        frames, labels = read_frames(samples, bundle.manifest.input), [sample.defective for sample in samples]
-        limits, calibration = LIMITS[ENGINE_PRECISION], bundle.manifest.calibration
-        require_parity(compare(reference, scorer, frames, calibration, limits, defective=labels))
-        check_engine(bundle, scorer)
-
-    return gate
 
 
 def _read_metrics(run_directory: Path) -> dict[str, Any]:

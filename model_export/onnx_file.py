@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from atsnet.imaging import InputGeometry
+from model_export.bundle import INPUT_NAME, OUTPUT_NAMES
 
-INPUT_NAME: Final = "images"
-OUTPUT_NAMES: Final = ("score", "anomaly_map")
 BATCH_DIMENSION: Final = "batch"
 
 OPSET: Final = 20

@@ -25,8 +25,9 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from atsnet.imaging import Float32Array, UInt8Array
+from model_export.bundle import INPUT_NAME
 from model_export.graph import SEARCH_MODULE
-from model_export.onnx_file import INPUT_NAME, OnnxExportError
+from model_export.onnx_file import OnnxExportError
 
 QUANTIZED_SCOPES: Final = re.compile(r"student(\.(?!.*_norm$).*)?")
 """Modules whose convolutions and resizings compute in 8 bits: the student's, but for the transformers' norms."""

@@ -1,15 +1,12 @@
-"""The two ways to score frames that export compares: the trained network in PyTorch, and a graph in ONNX Runtime."""
+"""What scores frames where graphs and engines are compared: a graph in ONNX Runtime; no PyTorch is needed for it."""
 
-import copy
 from typing import Final, Protocol
 
 import numpy as np
 import onnxruntime
-import torch
 
 from atsnet.imaging import Float32Array, UInt8Array
-from atsnet.network.atsnet import AtsNet
-from model_export.onnx_file import INPUT_NAME, OUTPUT_NAMES
+from model_export.bundle import INPUT_NAME, OUTPUT_NAMES
 
 _PROVIDER: Final = "CPUExecutionProvider"
 
@@ -23,25 +20,6 @@ class Scorer(Protocol):
 
     def __call__(self, frames: UInt8Array) -> tuple[Float32Array, Float32Array]:
         """From `uint8 [N, H, W, C]` to raw scores `float32 [N]` and maps `[N, h, w]` in units of the map threshold."""
-
-
-class TorchScorer:
-    """The network as it was trained, on the CPU in float32: what every exported graph is measured against."""
-
-    def __init__(self, network: AtsNet, map_threshold: float) -> None:
-        self._network = copy.deepcopy(network).cpu().eval()
-        self._map_threshold = map_threshold
-
-    @property
-    def description(self) -> str:
-        """See `Scorer`."""
-        return f"PyTorch {torch.__version__.partition('+')[0]}, CPU, float32"
-
-    @torch.inference_mode()
-    def __call__(self, frames: UInt8Array) -> tuple[Float32Array, Float32Array]:
-        """See `Scorer`."""
-        scores, maps = self._network(torch.from_numpy(frames))
-        return scores.numpy(), (maps / self._map_threshold).numpy()
 
 
 class OnnxScorer:

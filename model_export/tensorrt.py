@@ -247,7 +247,7 @@ class EngineCache:
             return self.build(bundle)
         lines = [
             f"there is no engine for {bundle.path} in {self._directory}; set build_engine to build it at the start, or "
-            "build it on this machine with `atsnet export --tensorrt`"
+            f"build it on this machine with `atsnet deploy {bundle.path} --tensorrt --engines {self._directory}`"
         ]
         lines += [f"  {path.name} is for another: {found}" for path, found in self._others(bundle)]
         raise TensorRtError("\n".join(lines))

@@ -148,8 +148,8 @@ def find_version(config: Mapping[str, Any], bundle: Bundle, precision: Precision
             return str(version)
     have = ", ".join(f"{version}: {sha256[:12]}…" for version, sha256 in sorted(found.items())) or "none with a sha256"
     raise RuntimeUnusableError(
-        f"Triton at {url} has not the graph of {bundle.path} (sha256 {wanted[:12]}…), but {have}; export it with "
-        "`atsnet export --triton`"
+        f"Triton at {url} has not the graph of {bundle.path} (sha256 {wanted[:12]}…), but {have}; put it into "
+        f"the server's model repository with `atsnet deploy {bundle.path} --triton DIR`"
     )
 
 

@@ -46,3 +46,24 @@ def program(*arguments: object) -> list[str]:
 
 def run_program(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(program(*arguments), capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
+_WITHOUT_TRAINING = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "onnx", "onnxscript", "safetensors", "scipy", "sklearn", "matplotlib"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+sys.argv[0] = "atsnet"
+from cli.main import main
+"""
+
+
+def without_training(*arguments: object, before: str = "") -> tuple[int, str, str]:
+    """Run the command as in the runtime install, which has no torch, in a process that runs lines `before` it."""
+    command = [sys.executable, "-c", f"{_WITHOUT_TRAINING}{before}\nmain()", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr

@@ -1,37 +1,13 @@
-import sys
-from subprocess import run
-
 import pytest
-from invoking import atsnet
+from invoking import atsnet, without_training
 
 from cli.exit_codes import MEANINGS, ExitCode
 from service.settings import Settings
 
 COMMANDS = [
-    ("train",), ("calibrate",), ("evaluate",), ("benchmark",), ("ablate",), ("export",), ("pretrain",), ("grains",),
-    ("model", "summary"), ("serve",), ("inspect",),
+    ("train",), ("calibrate",), ("evaluate",), ("benchmark",), ("ablate",), ("export",), ("deploy",), ("pretrain",),
+    ("grains",), ("model", "summary"), ("serve",), ("inspect",),
 ]  # fmt: skip
-
-_WITHOUT_TRAINING = """
-import sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "onnx", "onnxscript", "safetensors", "scipy", "sklearn", "matplotlib"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocked())
-sys.argv[0] = "atsnet"
-from cli.main import main
-main()
-"""
-
-
-def without_training(*arguments: object) -> tuple[int, str, str]:
-    """Run the command as in the runtime install, which has no torch."""
-    command = [sys.executable, "-c", _WITHOUT_TRAINING, *(str(argument) for argument in arguments)]
-    done = run(command, capture_output=True, text=True, timeout=60)
-    return done.returncode, done.stdout, done.stderr
 
 
 def test_main_help_lists_commands_and_exit_codes() -> None:

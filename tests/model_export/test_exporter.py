@@ -1,6 +1,5 @@
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,10 @@ from atsnet.reference import Reference
 from atsnet.training.run_directory import TrainedRun
 from model_export import exporter
 from model_export.bundle import Speed, load_bundle
-from model_export.exporter import Exported, ExportError, Identity, evenly, export_bundle, parity_gate
+from model_export.exporter import Exported, ExportError, Identity, export_bundle
 from model_export.golden import GoldenSampleError
 from model_export.parity import ParityError, ParityLimits
-from model_export.scorers import OnnxScorer
 from model_export.speed import cpu_name
-from model_export.tensorrt import LaneScorer
 
 IDENTITY = Identity("tec-test", "1", "tec-grain")
 
@@ -234,34 +231,6 @@ def test_a_precision_that_there_is_not(arguments: dict[str, Any], weights: Path)
     with pytest.raises(ExportError, match="cannot export int4; there are: float32, float16, int8"):
         export_bundle(**arguments, precisions=("int4",))
     assert not weights.exists()
-
-
-@pytest.mark.parametrize(("limit", "chosen"), [(1, [0]), (2, [0, 3]), (3, [0, 2, 4]), (7, range(7)), (9, range(7))])
-def test_images_are_taken_from_all_over(samples: list[Sample], limit: int, chosen: Sequence[int]) -> None:
-    assert list(evenly(samples, limit)) == [samples[index] for index in chosen]
-
-
-def test_an_engine_passes_the_gate_of_the_graphs(arguments: dict[str, Any], samples: list[Sample]) -> None:
-    """What stands for an engine is the half-precision graph, or one that is off."""
-    bundle = export_bundle(**arguments, precisions=("float32", "float16")).bundle
-    halved = OnnxScorer(bundle.graph("float16").read_bytes())
-
-    class GraphLane:
-        factor = np.float32(1)
-
-        def run(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            scores, maps = halved(frames)
-            return scores * self.factor, maps
-
-        def close(self) -> None:
-            pass
-
-    lane = GraphLane()
-    gate, scorer = parity_gate(samples), LaneScorer(lane, (1, 4), "an engine")
-    gate(bundle, scorer)
-    lane.factor = np.float32(1.1)
-    with pytest.raises(ParityError, match="an engine differs from ONNX Runtime"):
-        gate(bundle, scorer)
 
 
 def test_metrics_of_an_evaluated_run(arguments: dict[str, Any], tmp_path: Path) -> None:

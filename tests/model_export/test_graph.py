@@ -12,7 +12,8 @@ from atsnet.training.run_directory import TrainedRun
 from model_export.exporter import Exported
 from model_export.graph import DeployableGraph, _least
 from model_export.onnx_file import OnnxExportError, operator_counts, to_onnx
-from model_export.scorers import OnnxScorer, TorchScorer
+from model_export.scorers import OnnxScorer
+from model_export.torch_scorer import TorchScorer
 
 MAP_THRESHOLD = 1.7
 

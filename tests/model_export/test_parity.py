@@ -1,11 +1,12 @@
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 
+from atsnet.data.layout import Sample
 from model_export.bundle import Calibration
-from model_export.parity import ParityError, ParityLimits, compare, require_parity
+from model_export.parity import ParityError, ParityLimits, compare, evenly, require_parity
 
 CALIBRATION = Calibration(
     score_threshold=2.0, map_threshold=2.0, target_false_reject_rate=0.01, normal_images=10, method="none"
@@ -144,3 +145,8 @@ def test_no_frames_prove_nothing() -> None:
 def test_a_long_list_of_frames_is_cut() -> None:
     with pytest.raises(ParityError, match="and 15 more"):
         require_parity(compare(Answers([1.0] * 25), Answers([1.5] * 25), frames(25), CALIBRATION))
+
+
+@pytest.mark.parametrize(("limit", "chosen"), [(1, [0]), (2, [0, 3]), (3, [0, 2, 4]), (7, range(7)), (9, range(7))])
+def test_images_are_taken_from_all_over(samples: list[Sample], limit: int, chosen: Sequence[int]) -> None:
+    assert list(evenly(samples, limit)) == [samples[index] for index in chosen]

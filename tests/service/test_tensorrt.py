@@ -114,11 +114,14 @@ def test_an_engine_of_another_version_is_not_taken(start: Start, trt: TensorRt, 
     assert newer.built == 1
 
 
-def test_an_engine_of_another_gpu_is_not_taken(start: Start, trt: TensorRt, cuda: Runtime) -> None:
+def test_an_engine_of_another_gpu_is_not_taken(
+    start: Start, trt: TensorRt, cuda: Runtime, bundle: Bundle, engines: Path
+) -> None:
     start(trt, cuda)
     other = Runtime("NVIDIA Fake 2")
-    with pytest.raises(RuntimeUnusableError, match="gpu NVIDIA Fake 1, here NVIDIA Fake 2"):
+    with pytest.raises(RuntimeUnusableError, match="gpu NVIDIA Fake 1, here NVIDIA Fake 2") as refused:
         start(TensorRt(other), other, build=False)
+    assert f"`atsnet deploy {bundle.path} --tensorrt --engines {engines}`" in str(refused.value)
 
 
 def test_each_graph_and_set_of_buckets_has_an_engine_of_its_own(

@@ -123,7 +123,10 @@ def test_a_model_that_is_not_ready(runtime: TritonRuntime, remote: Remote, bundl
 
 def test_another_graph_under_the_same_name(runtime: TritonRuntime, remote: Remote, bundle: Bundle) -> None:
     del remote.configuration["parameters"]["graph_sha256.4"]
-    with pytest.raises(RuntimeUnusableError, match=r"has not the graph of .*, but 3: 000000000000…; export it"):
+    with pytest.raises(
+        RuntimeUnusableError,
+        match=r"has not the graph of .*, but 3: 000000000000…; put it .* `atsnet deploy .* --triton",
+    ):
         runtime.load(bundle)
     del remote.configuration["parameters"]
     with pytest.raises(RuntimeUnusableError, match="but none with a sha256"):
