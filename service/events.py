@@ -17,14 +17,14 @@ from typing import Final
 
 import orjson
 import structlog
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
 from service import problems
 from service.problems import Problem
 from service.records.database import RecordError
 from service.records.inspection import Inspection
 from service.records.schema import from_row, inspections
-from service.records.store import RecordReader
+from service.records.store import RecordReader, newest_id
 
 log = structlog.get_logger(__name__)
 
@@ -198,7 +198,8 @@ class Feed:
 
     async def _begin(self) -> None:
         """Find out where the records end now, and follow them from there."""
-        self._last = await self._records().listed(_newest)
+        newest = await self._records().listed(newest_id)
+        self._last = newest or ""
         self._bell.add(self._rung.set)
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._end())]
 
@@ -237,11 +238,6 @@ class Feed:
 
     async def _read(self, after: str, until: str | None = None) -> list[Event]:
         return await self._records().listed(lambda connection: _events(connection, after, until))
-
-
-def _newest(connection: Connection) -> str:
-    newest: str | None = connection.execute(select(func.max(inspections.c.id))).scalar()
-    return newest or ""
 
 
 def _events(connection: Connection, after: str, until: str | None) -> list[Event]:

@@ -14,6 +14,7 @@ from atsnet.imaging import InputGeometry, Placement
 from service.reply import ListedRecord, RecordDocument, Region, Reply, ResultCode, Review, Timing, VerdictWord
 
 _random: Final = random.Random()
+_MOST_AHEAD_MS: Final = 12 * 3_600_000
 _last_id = 0
 _ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
@@ -22,11 +23,30 @@ def new_id() -> str:
     """A new inspection id: a ULID, so that ids sort by time; in one process each is greater than those before it.
 
     Its randomness keeps ids apart and is no secret, so that it need not be asked of the system each time. Within a
-    millisecond, and while a clock that was set back has not caught up, ids go on from the last one.
+    millisecond, and while a clock that was set back has not caught up, ids go on from the last one; from one that is
+    half a day ahead they do not, since that clock had been wrong and they would be for as long.
     """
     global _last_id  # the events rely on the order: who got one id need not look before it again
-    _last_id = max(_last_id + 1, time.time_ns() // 1_000_000 << 80 | _random.getrandbits(80))
+    by_clock = time.time_ns() // 1_000_000 << 80 | _random.getrandbits(80)
+    _last_id = max(_last_id + 1, by_clock) if _last_id < _first_beyond() else by_clock
     return str(ULID.from_int(_last_id))
+
+
+def continue_after(inspection_id: str) -> None:
+    """Make all new ids greater than one that an earlier process made, if its clock was right."""
+    global _last_id
+    earlier = int(ULID.from_str(inspection_id))
+    if earlier < _first_beyond():
+        _last_id = max(_last_id, earlier)
+
+
+def first_id_beyond() -> str:
+    """The least id that is so far in the future that no clock can have been right."""
+    return str(ULID.from_int(_first_beyond()))
+
+
+def _first_beyond() -> int:
+    return time.time_ns() // 1_000_000 + _MOST_AHEAD_MS << 80
 
 
 def is_id(text: str) -> bool:

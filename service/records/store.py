@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from sqlalchemy import URL, ColumnElement, Connection, select
+from sqlalchemy import URL, ColumnElement, Connection, func, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from service.records.audit import Actor
 from service.records.database import RecordError, describe, open_database, reason_of, writing
-from service.records.inspection import Inspection
+from service.records.inspection import Inspection, continue_after, first_id_beyond
 from service.records.listing import latest_review
 from service.records.migration import migrate
 from service.records.retention import Retention
@@ -110,10 +110,14 @@ class RecordStore(RecordReader):
         super().__init__(url)
         try:
             migrate(self.engine)
+            with self.engine.connect() as connection:
+                newest = newest_id(connection)
         except (SQLAlchemyError, RecordError) as error:
             super().close()
             reason = reason_of(error) if isinstance(error, SQLAlchemyError) else str(error)
             raise RecordError(f"{describe(url)} cannot be used as the record database: {reason}") from error
+        if newest is not None:
+            continue_after(newest)
         self.on_written: Callable[[], None] = lambda: None
         """Told after an inspection was written."""
         self._writer = RecordWriter(self.engine)
@@ -135,6 +139,13 @@ class RecordStore(RecordReader):
             self._retention.close()
         self._writer.close()
         super().close()
+
+
+def newest_id(connection: Connection) -> str | None:
+    """The greatest id that a clock can have made, if there is one."""
+    found = select(func.max(inspections.c.id)).where(inspections.c.id < first_id_beyond())
+    newest: str | None = connection.execute(found).scalar()
+    return newest
 
 
 def _first(connection: Connection, condition: ColumnElement[bool]) -> Inspection | None:
