@@ -62,7 +62,9 @@ class Bundles:
             BundleMissingError: There is none of that name.
             BundleUnusableError: It is damaged, cannot be run here, or fails its golden samples.
         """
-        bundle, runtime = await asyncio.to_thread(self._load, name)
+        bundle = await asyncio.to_thread(self._verify, name)
+        runtime = self._make_runtime()
+        await asyncio.to_thread(_warm_up, name, bundle, runtime)
         scheduler = Scheduler(runtime, self._queue_size, self._on_batch)
         scheduler.start()
         loaded = LoadedBundle(name, bundle, runtime, scheduler, self._retire)
@@ -85,8 +87,12 @@ class Bundles:
         try:
             content = path.read_bytes()
             return Manifest.model_validate_json(content), hashlib.sha256(content).hexdigest()
-        except (OSError, ValidationError) as error:
-            raise BundleUnusableError(f"{path} is not a valid manifest: {error}") from error
+        except OSError as error:
+            raise BundleUnusableError(f"{path} cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise BundleUnusableError(f"{path} is not a valid manifest: {where}: {first['msg']}") from error
 
     def abandon(self) -> None:
         """Give up all frames that have no answer yet, and refuse further ones."""
@@ -112,24 +118,12 @@ class Bundles:
         await asyncio.to_thread(loaded.runtime.close)
         log.info("bundle_closed", bundle=loaded.name)
 
-    def _load(self, name: str) -> tuple[Bundle, Runtime]:
+    def _verify(self, name: str) -> Bundle:
         self._require(name)
-        runtime = None
         try:
-            bundle = load_bundle(self._weights / name)
-            runtime = self._make_runtime()
-            runtime.load(bundle)
-            report = run_self_test(bundle, runtime)
-        except BaseException as error:
-            if runtime is not None:
-                runtime.close()
-            if isinstance(error, (BundleError, RuntimeUnusableError, SelfTestError)):
-                raise BundleUnusableError(str(error)) from error
-            raise
-        log.info(
-            "self_test_passed", bundle=name, samples=report.samples, largest_difference=report.largest_score_difference
-        )
-        return bundle, runtime
+            return load_bundle(self._weights / name)
+        except BundleError as error:
+            raise BundleUnusableError(str(error)) from error
 
     def _require(self, name: str) -> None:
         # Only what is listed becomes a path, whatever a client wrote.
@@ -137,3 +131,17 @@ class Bundles:
         if name not in names:
             have = f"{self._weights}/ has: {', '.join(names) or 'no bundle'}"
             raise BundleMissingError(f"no bundle at {self._weights / name}; {have}")
+
+
+def _warm_up(name: str, bundle: Bundle, runtime: Runtime) -> None:
+    try:
+        runtime.load(bundle)
+        report = run_self_test(bundle, runtime)
+    except BaseException as error:
+        runtime.close()
+        if isinstance(error, (BundleError, RuntimeUnusableError, SelfTestError)):
+            raise BundleUnusableError(str(error)) from error
+        raise
+    log.info(
+        "self_test_passed", bundle=name, samples=report.samples, largest_difference=report.largest_score_difference
+    )

@@ -124,12 +124,12 @@ class FakeRuntimes:
     """Makes a fake runtime for every bundle that is loaded."""
 
     def __init__(self, make: Callable[[], FakeRuntime] = FakeRuntime) -> None:
-        self._make = make
-        self.made: list[FakeRuntime] = []
+        self.make = make
+        self.made: list[Any] = []
         """In the order of loading."""
 
     def __call__(self, _: Settings) -> FakeRuntime:
-        self.made.append(self._make())
+        self.made.append(self.make())
         return self.made[-1]
 
     def release(self) -> None:
