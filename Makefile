@@ -7,7 +7,7 @@ PORT ?= 8000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help run test test-postgres check lint types imports format audit clean
+.PHONY: help run test test-postgres test-faults check lint types imports format audit clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ test: .venv/tests-installed  ## Run every test that needs no GPU and no PostgreS
 
 test-postgres: .venv/tests-installed  ## Run the tests of the records on a PostgreSQL server that they start
 	$(BIN)/python -m pytest -m postgres tests/service
+
+FAULTS_SEED ?= 1
+test-faults: .venv/tests-installed .cache/schemathesis/installed  ## Kill, fill, lock, flood and garble for a quarter of an hour; as root, with libfaketime
+	$(BIN)/python -m pytest tests/faults --long --seed $(FAULTS_SEED) -o log_cli=true -o log_cli_level=INFO -o log_cli_format='%(message)s'
 
 check: lint types imports  ## Lint, types and import rules
 
@@ -41,7 +45,7 @@ audit: .venv-audit/installed  ## Compare every pinned version with the flaws tha
 	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 clean:  ## Remove the environment and every cache; var/ and runs/ stay
-	rm -rf .venv .venv-audit .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf .venv .venv-audit .cache/schemathesis .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 
 .venv/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; this is " + sys.version.split()[0] + ". Name another one with PYTHON=...")'
@@ -52,6 +56,12 @@ clean:  ## Remove the environment and every cache; var/ and runs/ stay
 .venv-audit/installed:
 	$(PYTHON) -m venv .venv-audit
 	@.venv-audit/bin/python -m pip --disable-pip-version-check install --quiet 'pip-audit>=2.9'
+	@touch $@
+
+# Apart from .venv: pytest would load it into every test.
+.cache/schemathesis/installed: tests/faults/schemathesis.txt
+	$(PYTHON) -m venv .cache/schemathesis
+	@.cache/schemathesis/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --requirement $<
 	@touch $@
 
 # No torch: what the service needs and no more.
