@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from atsnet.imaging import read_image, to_frame
+from atsnet.quality import measure
 from cli.inspection import LocalInspector, open_bundle
 from model_export.bundle import load_bundle
 
@@ -23,6 +25,20 @@ def test_good_samples_pass_and_defective_ones_fail(inspector: LocalInspector) ->
     for sample in samples:
         inspected, _ = inspector.inspect(sample.image, (DEMO / sample.image).read_bytes(), overlay=False)
         assert inspected.verdict == ("pass" if sample.label == "good" else "fail"), sample.image
+
+
+def test_it_says_what_normal_images_are_like() -> None:
+    bundle = load_bundle(DEMO)
+    manifest = bundle.manifest
+    assert manifest.reference is not None
+    assert manifest.gates is not None
+    assert manifest.reference.images == manifest.calibration.normal_images
+    assert all(0 < edge < 1 for edge in manifest.reference.score.values)
+    for sample in manifest.golden_samples:
+        pixels = to_frame(read_image(bundle.file(sample.image)), manifest.input).pixels
+        assert manifest.gates.check(measure(pixels)) is None, sample.image
+        pixels[..., 0] //= 4
+        assert manifest.gates.check(measure(pixels)) is not None, sample.image
 
 
 def test_it_is_small_and_all_our_own() -> None:
