@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 from serving import DEFECTIVE, GOOD, Line, encode, running, wait_until
 from sqlalchemy import select
@@ -202,11 +203,24 @@ def test_deadline_is_that_of_every_face(line: Line, runtime: FakeRuntime) -> Non
     runtime.release()
 
 
-def test_deadline_that_passes_before_the_body_is_there(line: Line) -> None:
-    response = post(line, [GOOD], {"deadline_ms": "0"})
-    assert (response.status_code, response.json()["faces"][0]["code"]) == (200, 41)
-    response = post(line, [GOOD], params={"deadline_ms": "0"})
-    assert (response.status_code, response.json()["code"]) == (504, 41)
+def test_deadline_that_has_passed_on_arrival_is_that_of_every_face(line: Line, runtime: FakeRuntime) -> None:
+    computed = len(runtime.batches)
+    response = post(line, [GOOD, GOOD], {"deadline_ms": "0"})
+    assert (response.status_code, [face["code"] for face in response.json()["faces"]]) == (200, [41, 41])
+    assert len(runtime.batches) == computed
+
+
+def test_body_that_does_not_come_misses_the_deadline(line: Line) -> None:
+    connection = http.client.HTTPConnection(urlsplit(line.url).netloc, timeout=30)
+    connection.putrequest("POST", f"{BATCH}?deadline_ms=50&trigger=4")
+    connection.putheader("Content-Type", "multipart/form-data; boundary=b")
+    connection.putheader("Content-Length", "1000")
+    connection.endheaders(b"--b")
+    response = connection.getresponse()
+    problem = orjson.loads(response.read())
+    connection.close()
+    assert (response.status, problem["code"], problem["trigger"]) == (504, 41, 4)
+    assert "inspect_deadline_missed_total 1.0" in line.http.get("/metrics").text
 
 
 def test_all_faces_are_admitted_or_none(
