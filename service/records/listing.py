@@ -1,7 +1,7 @@
 """The inspections that fit, newest first, a page at a time.
 
-Ids sort by time, so a page is what follows the last one's last id; whatever is recorded meanwhile is newer than all of
-that, and no page is read twice or left out. No transaction outlives its page.
+Ids sort by time, so a page is what follows the last one's last id, however much is recorded meanwhile. No transaction
+outlives its page.
 """
 
 import base64
