@@ -181,6 +181,9 @@ class Inspector:
         self._archive.keep(Keepsake(inspection.id, case.prepared.file, scored.anomaly_map, judgement.verdict))
         heatmap = await self._decoding.picture(case.submission, inspection.layout, scored.anomaly_map)
         timing = case.timing(scored, record_ms)
+        quality, drift = case.prepared.quality, case.setup.drift
+        if drift is not None and quality is not None:
+            drift.observe(judgement.score, quality.brightness, quality.sharpness)
         self._metrics.verdict(inspection.recipe, judgement.verdict, judgement.score, timing)
         _log(inspection, timing)
         return inspection.reply(timing=timing, heatmap=heatmap)

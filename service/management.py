@@ -15,6 +15,7 @@ import structlog
 from model_export.bundle import Manifest
 from service import problems
 from service.bundles import BundleMissingError, Bundles, BundleUnusableError
+from service.monitoring.drift import DriftWatch
 from service.problems import Problem
 from service.recipes import Recipe, adopt, default_recipe
 from service.recipes.documents import (
@@ -52,6 +53,7 @@ class Management:
         max_bundles: Most bundles that active recipes may name.
         publish: Told of every new edition, and of the current one when what may inspect in it has changed.
         on_failure: Told of every self-test that failed.
+        watch: What watches for drift, if anything does.
     """
 
     def __init__(
@@ -61,12 +63,14 @@ class Management:
         max_bundles: int,
         publish: Callable[[Edition], None],
         on_failure: Callable[[], None],
+        watch: DriftWatch | None = None,
     ) -> None:
         self._store = store
         self._bundles = bundles
         self._max_bundles = max_bundles
         self._publish = publish
         self._on_failure = on_failure
+        self._watch = watch
         self._changing = asyncio.Lock()
         self._edition: Edition | None = None
 
@@ -102,7 +106,7 @@ class Management:
         used = active.recipes[active.default].bundle
         if used != bundle:
             log.warning("bundle_setting_ignored", setting=bundle, active=used, recipe=active.default)
-        self._edition = make_edition(1, active.recipes, active.default, loaded)
+        self._edition = make_edition(1, active.recipes, active.default, loaded, self._watch)
         hold(self._edition)
         return self._edition
 
@@ -269,7 +273,7 @@ class Management:
                     loaded[name].hold()
                     fresh.append(loaded[name])
                 await asyncio.to_thread(save)
-            self._edition = make_edition(before.number + 1, recipes, default, loaded)
+            self._edition = make_edition(before.number + 1, recipes, default, loaded, self._watch)
             hold(self._edition)
             self._publish(self._edition)
             release(before)

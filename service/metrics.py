@@ -12,10 +12,11 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from service.monitoring.drift import DriftState
 from service.reply import Timing
 from service.runtimes.protocol import RuntimeDescription
 
@@ -55,6 +56,21 @@ class _Runtimes(Collector):
         for one in self._descriptions():
             told = {"provider": one.provider, "precision": one.precision, "model": one.model, "version": one.version}
             family.add_metric([], told)
+        yield family
+
+
+class _Drift(Collector):
+    """How near each recipe is to an alarm of drift."""
+
+    def __init__(self, states: Callable[[], Iterable[DriftState]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(
+            "inspect_score_drift", "Distance from the calibration; 1 is an alarm", labels=["recipe"]
+        )
+        for state in self._states():
+            family.add_metric([state.recipe], state.level)
         yield family
 
 
@@ -114,12 +130,14 @@ class Metrics:
         archive_bytes: Callable[[], int],
         archive_paused: Callable[[], bool],
         runtimes: Callable[[], Iterable[RuntimeDescription]],
+        drift: Callable[[], Iterable[DriftState]],
     ) -> None:
         """Read these figures whenever the metrics are asked for."""
         self._depth.set_function(queue_depth)
         self._archive_bytes.set_function(archive_bytes)
         self._archive_paused.set_function(archive_paused)
         self.registry.register(_Runtimes(runtimes))
+        self.registry.register(_Drift(drift))
 
     def request(self, station: str | None, outcome: str, times: int = 1) -> None:
         """Count requests that ended alike; stations beyond 64 share a label, since clients choose their names."""

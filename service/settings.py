@@ -126,6 +126,13 @@ class Settings(SecuritySettings, BaseSettings):
         default=32, ge=1, le=10_000, description="Clients of each worker that may listen to the events."
     )
 
+    drift_inspections: int = Field(
+        default=100_000,
+        ge=0,
+        description="Inspections of a recipe between two false alarms of drift, on average, 1000 at least; 0 watches "
+        "for none.",
+    )
+
     hang_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="A batch that runs longer means that the runtime hangs."
     )
@@ -142,6 +149,13 @@ class Settings(SecuritySettings, BaseSettings):
         if precision != "float32" and info.data.get("runtime", "cpu") != "cpu":
             raise ValueError("only the runtime cpu can be told its precision; GPUs take float16 where there is one")
         return precision
+
+    @field_validator("drift_inspections")
+    @classmethod
+    def _false_alarms_are_seldom(cls, inspections: int) -> int:
+        if 0 < inspections < 1000:
+            raise ValueError("must be 0 or at least 1000")
+        return inspections
 
     @field_validator("workers")
     @classmethod

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from atsnet.imaging import InputGeometry
 from atsnet.quality import Gates
 from model_export.bundle import Bundle
+from service.monitoring.drift import DriftMonitor, DriftWatch
 from service.recipes import Recipe, RecipeBook
 from service.recipes.documents import SelfTestDocument
 from service.runtimes.protocol import Runtime
@@ -86,6 +87,8 @@ class Setup:
 
     plan: Plan
     loaded: LoadedBundle
+    drift: DriftMonitor | None
+    """What watches its verdicts, if anything does."""
 
     @property
     def recipe(self) -> Recipe:
@@ -103,9 +106,21 @@ Edition = RecipeBook[Setup]
 
 
 def make_edition(
-    number: int, recipes: Mapping[str, Recipe], default: str, loaded: Mapping[str, LoadedBundle]
+    number: int,
+    recipes: Mapping[str, Recipe],
+    default: str,
+    loaded: Mapping[str, LoadedBundle],
+    watch: DriftWatch | None,
 ) -> Edition:
-    """An edition of active recipes, whose bundles are all in `loaded`."""
+    """An edition of active recipes.
+
+    Args:
+        number: Its number.
+        recipes: By their names.
+        default: Name of the recipe of requests that name none.
+        loaded: All bundles that they name.
+        watch: What watches for drift; a recipe that is as it was before is watched on.
+    """
     setups = {}
     for name, recipe in recipes.items():
         used = loaded[recipe.bundle]
@@ -115,9 +130,14 @@ def make_edition(
             geometry=manifest.input,
             map_height=manifest.map_height,
             map_width=manifest.map_width,
-            with_quality=recipe.gates != Gates(),
+            with_quality=watch is not None or recipe.gates != Gates(),
         )
-        setups[name] = Setup(plan, used)
+        monitor = None
+        if watch is not None:
+            # Another region of the image is not what the bundle was calibrated on.
+            reference = manifest.reference if recipe.roi is None else None
+            monitor = watch.monitor(name, f"{recipe.version} {recipe.bundle} {used.bundle.digest[:12]}", reference)
+        setups[name] = Setup(plan, used, monitor)
     return Edition(number, setups, default)
 
 

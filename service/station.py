@@ -18,6 +18,7 @@ from service.front import Front, StartError
 from service.inspector import RETRY_AFTER_S, Inspector
 from service.management import Management
 from service.metrics import Metrics
+from service.monitoring.drift import DriftEvent, DriftSettings, DriftWatch
 from service.problems import Problem
 from service.recipes.store import RecipeStore
 from service.records.configuration import note_configuration
@@ -134,8 +135,9 @@ class Station(Front):
             cv2.setNumThreads(1)
             records, archive, recipes = await asyncio.to_thread(self._open)
             settings, metrics = self.settings, self.metrics
+            watch = _watch(settings)
             management = Management(
-                recipes, self._bundles, settings.max_bundles, self._take_over, metrics.self_test_failed
+                recipes, self._bundles, settings.max_bundles, self._take_over, metrics.self_test_failed, watch
             )
             edition = await self._load(management)
         except Exception as error:
@@ -158,6 +160,7 @@ class Station(Front):
             lambda: archive.bytes,
             lambda: archive.paused,
             lambda: [loaded.description for loaded in bundles.loaded],
+            lambda: [] if watch is None else watch.states,
         )
         if settings.self_test_hours:
             self._testing = asyncio.create_task(self._test_regularly(management, settings.self_test_hours * 3600))
@@ -246,3 +249,14 @@ class Station(Front):
         except OSError as error:
             raise StartError(f"{settings.var} cannot be used for records and archive: {error}") from error
         return records, archive, recipes
+
+
+def _watch(settings: Settings) -> DriftWatch | None:
+    if not settings.drift_inspections:
+        return None
+    return DriftWatch(_on_drift, DriftSettings(inspections_per_false_alarm=settings.drift_inspections))
+
+
+def _on_drift(event: DriftEvent) -> None:
+    told = {"recipe": event.recipe, "revision": event.revision, "quantity": event.quantity}
+    log.warning(event.kind, message=event.message, **told)

@@ -61,12 +61,13 @@ class Recipe(BaseModel):
 
 
 def default_recipe(manifest: Manifest) -> Recipe:
-    """The recipe that a bundle brings along: its product, the whole image, the shipped thresholds."""
+    """The recipe that a bundle brings along: its product, the whole image, its thresholds and gates."""
     return Recipe(
         name=manifest.product,
         version=1,
         bundle=f"{manifest.name}/{manifest.version}",
         review_from=manifest.calibration.review_score,
+        gates=manifest.gates or Gates(),
     )
 
 
