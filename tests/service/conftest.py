@@ -23,7 +23,8 @@ def bundle(weights: Path) -> Bundle:
 
 @pytest.fixture
 def settings(weights: Path, tmp_path: Path) -> Settings:
-    return Settings(weights=weights, var=tmp_path / "var", sessions=1, port=0)
+    # A small disk of the machine is no concern of the tests.
+    return Settings(weights=weights, var=tmp_path / "var", sessions=1, port=0, archive_min_free_bytes=0)
 
 
 @pytest.fixture
