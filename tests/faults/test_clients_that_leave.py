@@ -2,15 +2,17 @@
 
 import asyncio
 import random
+import resource
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 
+import httpx
 import orjson
 import pytest
-from stations import Station, Tell, wait_until
+from stations import PATIENCE_S, Station, Tell, wait_until
 
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: close with a reset instead of a goodbye."""
@@ -49,9 +51,11 @@ async def leave(port: int, image: bytes, chance: random.Random) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("workers", [1, 2], ids=["one process", "workers and engine"])
 def test_clients_that_hang_up(
-    station: Station, chosen: Callable[[int, int], int], chance: random.Random, workers: int, tell: Tell
+    station: Station, chosen: Callable[[int, int], int], chance: random.Random, long: bool, workers: int, tell: Tell
 ) -> None:
-    clients, rounds = chosen(200, 1000), chosen(2, 5)
+    if workers > 1 and not long:
+        pytest.skip("part of `make test-faults`")
+    clients, rounds = chosen(150, 1000), chosen(1, 5)
     station.settings |= {"workers": workers, "queue_size": 32}
     station.slow = True
     station.start()
@@ -98,6 +102,27 @@ def held(station: Station) -> dict[str, int]:
 
 def holds_no_more(now: dict[str, int], before: dict[str, int]) -> bool:
     return all(now[name] <= before[name] + ROOM[name] for name in before)
+
+
+def test_more_connections_than_files(station: Station, cleanup: ExitStack) -> None:
+    """Those that were there before are served on, and so is everybody once the others have gone."""
+    image = station.samples[0]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (320, before[1]))
+    try:
+        station.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    kept = cleanup.enter_context(httpx.Client(base_url=station.url, timeout=PATIENCE_S, trust_env=False))
+    assert kept.post("/v1/inspections", content=image).status_code == 200
+    with ExitStack() as crowd:
+        for _ in range(600):
+            crowd.enter_context(socket.create_connection(("127.0.0.1", station.port)))
+        assert [kept.post("/v1/inspections", content=image).status_code for _ in range(5)] == [200] * 5
+    wait_until(station.ready)
+    assert station.post(image).json()["verdict"] == "pass"
+    assert station.log.read_bytes().count(b"system resource") < 10
+    assert station.stop() == 0
 
 
 @pytest.fixture

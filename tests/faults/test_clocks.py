@@ -32,14 +32,14 @@ def test_wall_clock_that_jumps(station: Station, long: bool, seed: int, workers:
     clock.write_text("+0")
     station.start()
     with Controllers(station, 3, seed) as controllers:
-        for jump in JUMPS:
+        for jump in JUMPS if long else JUMPS[:2]:
             set_clock(clock, jump)
-            controllers.wait_for(30)
+            controllers.wait_for(30 if long else 10)
     assert set(controllers.outcomes) <= {"verdict", "replayed", "given up"}, controllers.outcomes
     lost, contradicted, duplicates = against_records(station, controllers.answers)
     assert (lost, contradicted + contradictions(controllers.answers), duplicates) == ([], [], [])
-    years = {row[0] for row in station.rows("SELECT DISTINCT substr(created, 1, 4) FROM inspections")}
-    assert len(years) > 1, "the clock never jumped"
+    days = station.rows("SELECT DISTINCT substr(created, 1, 10) FROM inspections")
+    assert len(days) > 1, "the clock never jumped"
     listed = station.get("/v1/inspections")
     assert listed.status_code == 200
     assert station.ready()

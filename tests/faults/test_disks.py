@@ -124,7 +124,7 @@ def test_files_that_may_not_grow(station: Station, piped: bool) -> None:
     answers = [station.post(good).json()]
     resource.prlimit(station.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
     for _ in range(2):
-        refused_unrecorded(station.post(good, patience_s=15))
+        refused_unrecorded(station.post(good, patience_s=6))
     assert station.get("/livez").status_code == 200
     resource.prlimit(station.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     answers.append(station.post(good).json())
