@@ -71,6 +71,8 @@ class Case:
             image_sha256=self.prepared.sha256,
             image_width=self.prepared.width,
             image_height=self.prepared.height,
-            layout=FrameLayout(geometry=manifest.input, placement=self.prepared.frame.placement),
+            layout=FrameLayout(
+                geometry=manifest.input, placement=self.prepared.frame.placement, style=self.setup.style
+            ),
             detail=detail,
         )

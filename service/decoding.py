@@ -82,8 +82,8 @@ class Decoder:
         placement, geometry = layout.placement, layout.geometry
         measured = measure(submission.image, submission.fields.raw_layout, self._max_pixels)
         if submission.fields.heatmap == "png":
-            return heatmap_png(anomaly_map, placement, geometry, measured.height, measured.width)
-        return overlay_png(measured.decode(), anomaly_map, placement, geometry)
+            return heatmap_png(anomaly_map, placement, geometry, measured.height, measured.width, layout.style)
+        return overlay_png(measured.decode(), anomaly_map, placement, geometry, layout.style)
 
     async def _in_thread(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))

@@ -14,7 +14,7 @@ from atsnet.imaging import InputGeometry
 from atsnet.quality import Gates
 from model_export.bundle import Bundle
 from service.monitoring.drift import DriftMonitor, DriftWatch
-from service.recipes import Recipe, RecipeBook
+from service.recipes import HeatmapStyle, Recipe, RecipeBook
 from service.recipes.documents import SelfTestDocument
 from service.runtimes.protocol import Runtime
 from service.scheduler import Scheduler
@@ -89,6 +89,8 @@ class Setup:
     loaded: LoadedBundle
     drift: DriftMonitor | None
     """What watches its verdicts, if anything does."""
+    style: HeatmapStyle | None
+    """Of its pictures, where it is not the default one."""
 
     @property
     def recipe(self) -> Recipe:
@@ -137,7 +139,7 @@ def make_edition(
             # Another region of the image is not what the bundle was calibrated on.
             reference = manifest.reference if recipe.roi is None else None
             monitor = watch.monitor(name, f"{recipe.version} {recipe.bundle} {used.bundle.digest[:12]}", reference)
-        setups[name] = Setup(plan, used, monitor)
+        setups[name] = Setup(plan, used, monitor, None if recipe.heatmap == HeatmapStyle() else recipe.heatmap)
     return Edition(number, setups, default)
 
 

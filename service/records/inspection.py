@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from ulid import ULID
 
 from atsnet.imaging import InputGeometry, Placement
+from service.recipes import HeatmapStyle
 from service.reply import ListedRecord, RecordDocument, Region, Reply, ResultCode, Review, Timing, VerdictWord
 
 _random: Final = random.Random()
@@ -61,6 +62,8 @@ class FrameLayout(BaseModel):
 
     geometry: InputGeometry
     placement: Placement
+    style: HeatmapStyle | None = None
+    """Of pictures of the map, where the recipe has one of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

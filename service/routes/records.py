@@ -244,9 +244,9 @@ def _render(request: Request, inspection: Inspection, overlay: bool) -> bytes:
         raise Problem(UNKNOWN, f"inspection {inspection.id}: {_NOT_KEPT}")
     if not overlay:
         height, width = inspection.image_height, inspection.image_width
-        return heatmap_png(anomaly_map, layout.placement, layout.geometry, height, width)
+        return heatmap_png(anomaly_map, layout.placement, layout.geometry, height, width, layout.style)
     pixels = decode(file.data, max_pixels=inspection.image_height * inspection.image_width)
-    return overlay_png(pixels, anomaly_map, layout.placement, layout.geometry)
+    return overlay_png(pixels, anomaly_map, layout.placement, layout.geometry, layout.style)
 
 
 def _file(data: bytes, media_type: str) -> Response:

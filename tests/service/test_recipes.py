@@ -1,6 +1,8 @@
 """Recipes as people see them: versions, activation, previews; over HTTP, in both forms of the service."""
 
+import base64
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -219,3 +221,53 @@ def test_a_recipe_may_name_another_bundle_of_other_frames_and_maps(line: Line) -
         assert other["heatmap"].startswith("iVBOR")
     models = {model["name"]: model for model in line.http.get("/v1/models").json()["models"]}
     assert (models["wide"]["state"], models["wide"]["recipes"]) == ("active", ["nut"])
+
+
+def test_pictures_look_as_the_recipe_says_now_and_later(line: Line) -> None:
+    plain = line.post(DEFECTIVE, {"heatmap": "overlay"}).json()
+    draft(line, heatmap={"colors": "bone", "top": 4, "opacity": 0.2, "contour": False})
+    activate(line, 2)
+    other = line.post(DEFECTIVE, {"heatmap": "overlay"}).json()
+    assert plain["heatmap"] != other["heatmap"]
+    activate(line, 1)
+    for reply in (plain, other):
+        later = line.http.get(f"/v1/inspections/{reply['id']}/overlay.png").content
+        assert base64.b64encode(later).decode() == reply["heatmap"]
+
+
+def test_a_recipe_begins_with_the_gates_that_its_bundle_learned(settings: Settings, weights: Path) -> None:
+    gates = {"brightness": {"min": 70.0, "max": None}}
+    write_bundle(weights, version="2", change=lambda manifest: manifest.update(gates=gates))
+    with running(settings.model_copy(update={"bundle": "tec-grain-demo/2"}), FakeRuntimes()) as line:
+        recipe = line.http.get(f"/v1/recipes/{NAME}").json()["versions"][0]
+        assert recipe["gates"]["brightness"]["min"] == 70
+        assert line.post(GOOD).json()["code"] == 12
+        # The golden samples are known by name, whatever they look like.
+        assert line.http.post("/v1/models/self-test").json()["passed"] is True
+
+
+def test_drift_is_watched_by_recipe_and_begins_anew_with_a_version(settings: Settings, apart: bool) -> None:
+    with running(settings, FakeRuntimes(), apart=apart) as line:
+        for _ in range(3):
+            line.post(GOOD)
+        watched = line.station.equipment.edition.default.drift
+        assert watched is not None
+        assert watched.state.observations == 3
+        assert 'inspect_score_drift{recipe="tec-grain"} 0.0' in line.http.get("/metrics").text
+        draft(line, name="nut")
+        activate(line, 1, "nut")
+        assert line.station.equipment.edition.default.drift is watched
+        draft(line, threshold=1.1)
+        activate(line, 2)
+        line.post(GOOD)
+        after = line.station.equipment.edition.default.drift
+        assert after is not None
+        assert (after.state.observations, watched.state.observations) == (1, 3)
+
+
+def test_nothing_is_measured_that_nobody_wants_to_know(settings: Settings, apart: bool) -> None:
+    with running(settings.model_copy(update={"drift_inspections": 0}), FakeRuntimes(), apart=apart) as line:
+        setup = line.station.equipment.edition.default
+        assert (setup.drift, setup.plan.with_quality) == (None, False)
+        assert line.post(GOOD).json()["verdict"] == "pass"
+        assert "inspect_score_drift{" not in line.http.get("/metrics").text
