@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.contestants.inspecting import Options
 from benchmarks.contestants.line_up import Contestant, check_answers
-from benchmarks.load import Load, beat, closed_loop, find_pace, find_wrk, open_loop
+from benchmarks.load import Load, closed_loop, find_pace, find_wrk, open_loop, repeated
 from benchmarks.processes import Program
 from benchmarks.tiny_bundle import NAME, write_tiny_bundle
 from model_export.bundle import Bundle, load_bundle
@@ -67,14 +67,14 @@ def main() -> None:
 
 def _soak(program: Program, url: str, bundle: Bundle, options: argparse.Namespace) -> bool:
     images = [bundle.file(sample.image) for sample in bundle.manifest.golden_samples]
-    peak = beat(lambda: closed_loop(url, images, 16, min(10, options.seconds))).rate
-    pace = beat(lambda: find_pace(url, images, options.share * peak))
+    peak = repeated(lambda: closed_loop(url, images, 16, min(10, options.seconds))).rate
+    pace = repeated(lambda: find_pace(url, images, options.share * peak))
     print(f"{options.network}, {options.workers} workers, {options.sessions} sessions; peak {peak:.0f}/s\n")
     print("| minute | verdicts/s | p50, ms | p99, ms | memory, MiB | CPU, s | failures |\n|" + " --- |" * 7)
     minutes: list[Minute] = []
     for number in range(options.minutes + 1):
         before = program.cpu_s()
-        load = beat(lambda: open_loop(url, images, pace, options.seconds))
+        load = repeated(lambda: open_loop(url, images, pace, options.seconds))
         minute = Minute(load, program.rss_bytes(), program.cpu_s() - before)
         cells = [str(number) if number else "warm-up", f"{load.rate:.0f}", f"{load.p50_ms:.2f}", f"{load.p99_ms:.2f}"]
         cells += [f"{minute.rss_bytes / 2**20:.1f}", f"{minute.cpu_s:.1f}", str(load.failures)]
