@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from archiving import MAP, MAP_FILE_BYTES, START, files, ids, keepsake, kept_ids, opened, room
 from serving import wait_until
+from structlog.testing import capture_logs
 from ulid import ULID
 
 from service.archive import files as archive_files
+from service.archive import shelf
 from service.archive.keepsake import is_sampled
 from service.picture import ImageFile
 from service.records.inspection import new_id
@@ -272,15 +274,31 @@ def test_image_of_a_run_that_was_killed_has_its_map(
     assert [path.suffix for path in files(tmp_path)] == [".npy", ".png"]
 
 
-def test_nothing_is_kept_where_there_is_no_room_at_all(tmp_path: Path) -> None:
-    old, new = ids(2)
+def test_no_room_at_all_keeps_nothing_more_and_leaves_what_there_is(tmp_path: Path) -> None:
+    old, young, new = ids(1)[0], new_id(), new_id()
     with opened(tmp_path) as archive:
         archive.keep(keepsake(old))
-    with opened(tmp_path, max_bytes=0) as archive:
+        archive.keep(keepsake(young))
+    with opened(tmp_path, max_bytes=0, keep_days=1) as archive:
         archive.keep(keepsake(new))
         assert not archive.has(new)
-        wait_until(lambda: archive.bytes == EACH)
-        assert archive.has(old)
+        wait_until(lambda: not archive.has(old))  # of age it does go, and room is looked at after that
+    assert kept_ids(tmp_path) == [young]
+
+
+def test_what_comes_while_an_earlier_run_is_counted_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_day, second_day = ids(20), ids(6, START + 86_400)
+    with opened(tmp_path) as archive:
+        for one in (*first_day, second_day[0]):
+            archive.keep(keepsake(one, size=100))
+    monkeypatch.setattr(shelf, "_STEP", 1)
+    with capture_logs() as logs, opened(tmp_path) as archive:
+        for one in second_day[1:]:
+            archive.keep(keepsake(one, size=100))
+        wait_until(lambda: [entry for entry in logs if entry["event"] == "archive_counted"])
+    assert archive.bytes == room(tmp_path)
 
 
 def test_map_that_someone_damaged_is_none(tmp_path: Path) -> None:
