@@ -100,9 +100,8 @@ def _measure(directory: Path, options: argparse.Namespace) -> None:
     print(f"| until the archive takes images | {started_s * 1e3:.1f} ms |")
     print(f"| until the first of them is on disk | {first_s * 1e3:.1f} ms |")
     print(f"| until all is counted, at the service's pace | {ready_s:.2f} s |")
-    print(
-        f"| write one | {write_s / options.write * 1e3:.2f} ms, of it CPU {write_cpu_s / options.write * 1e3:.2f} ms |"
-    )
+    each_ms, each_cpu_ms = write_s / options.write * 1e3, write_cpu_s / options.write * 1e3
+    print(f"| write one | {each_ms:.2f} ms, of it CPU {each_cpu_ms:.2f} ms |")
     print(f"| list the oldest day | {listed_s * 1e3:.1f} ms |")
     print(f"| remove one | {remove_s / options.write * 1e3:.3f} ms |")
     print(f"| bytes of a map, {options.map}x{options.map} | {len(encoded_map)} |")
