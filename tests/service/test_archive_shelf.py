@@ -102,3 +102,14 @@ def test_file_that_cannot_be_removed_is_left_for_later(tmp_path: Path, monkeypat
             shelf.remove_oldest()
     assert list(emptied(shelf)) == [some[1], some[0]]
     assert shelf.bytes == 0
+
+
+def test_day_before_the_listed_one_is_the_oldest(tmp_path: Path) -> None:
+    later, earlier = ids(3), ids(1, START - 10 * DAY_S)
+    put(Shelf(tmp_path), later)
+    shelf = counted(tmp_path)
+    assert shelf.oldest() == later[0]
+    put(shelf, earlier)  # the clock was set back
+    shelf.add(earlier[0], 10_003)
+    assert list(emptied(shelf)) == [*earlier, *later]
+    assert shelf.bytes == 0
