@@ -1,8 +1,9 @@
 """Does the service stay as it is: memory and latency, minute by minute, at a share of what it can take.
 
-    python benchmarks/soak.py --minutes 10
+    ATSNET_ARCHIVE_MAX_BYTES=0 python benchmarks/soak.py --minutes 10
     python benchmarks/soak.py --minutes 10 --network tec-grain-demo/1
 
+Without the archive for the tiny network: images come faster than any disk takes them, and wait in memory for it.
 Finds the peak in a closed loop, keeps the service at a share of it in an open one for a minute of warm-up and then for
 so many minutes, and prints memory and latency of each. It ends with 1 where memory grew by more than 2 %, where a
 request failed, or where the p99 of the later half is above that of the first half by more than a quarter and a
