@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from typing import Any, Literal
+from contextlib import suppress
+from typing import Any, BinaryIO, Literal, cast
 
 import orjson
 import structlog
@@ -31,7 +32,7 @@ def configure_logs(log_format: Literal["json", "console"], level: str) -> None:
     # Our own events do not pass through the standard library, which takes longer than all else that is done with them.
     structlog.configure(
         processors=[*shared, *last, _encode],
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", _StandardError(sys.stderr.buffer))),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         cache_logger_on_first_use=True,
     )
@@ -48,6 +49,21 @@ def configure_logs(log_format: Literal["json", "console"], level: str) -> None:
     logging.captureWarnings(True)
     # The start and stop of the server are told by our own events; its warnings and errors still come through.
     logging.getLogger("uvicorn").setLevel(max(root.level, logging.WARNING))
+
+
+class _StandardError:
+    """Where lines go. One that cannot be written, to a file on a full disk, is lost and takes no thread with it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, line: bytes) -> None:
+        with suppress(OSError):
+            self._stream.write(line)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def _to_json(event: Any, **_: Any) -> str:
