@@ -119,9 +119,12 @@ READING: Final[dict[int | str, dict[str, Any]]] = {
     404: {"model": ProblemDocument, "description": problems.UNKNOWN.title},
     **NOT_READY,
 }
-CHANGING: Final[dict[int | str, dict[str, Any]]] = {
+READING_BY_NAME: Final[dict[int | str, dict[str, Any]]] = {
     **READING,
     422: {"model": ProblemDocument, "description": problems.WRONG_FIELD.title},
+}
+CHANGING: Final[dict[int | str, dict[str, Any]]] = {
+    **READING_BY_NAME,
     500: {"model": ProblemDocument, "description": problems.FAILED.title},
 }
 

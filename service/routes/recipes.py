@@ -35,7 +35,7 @@ async def create(request: Request, draft: RecipeDraft) -> RecipeDocument:
     return await station_of(request).equipment.management.create(draft, actor_of(request))
 
 
-@router.get("/{name}", summary="Read a recipe", responses=examples.READING)
+@router.get("/{name}", summary="Read a recipe", responses=examples.READING_BY_NAME)
 async def recipe(request: Request, name: Name) -> RecipeHistory:
     """All versions of a recipe, and which is active."""
     return await station_of(request).equipment.management.recipe(name)
