@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _BACKLOG: Final = 2048
+_AT_ONCE: Final = 32
 _CLOSING_S: Final = 2
 """Time for last answers to reach their clients once every inspection is answered or refused."""
 
@@ -99,11 +100,12 @@ class Orders:
         self.hurry = asyncio.Event()
 
 
-class SharedListener(socket.socket):
-    """A listening socket that other processes have too, so that its backlog is not for one of them to change.
+class Listener(socket.socket):
+    """A listening socket whose backlog is not for an event loop to change: other processes may have it too.
 
     asyncio takes one number for both: how many connections may wait, and how many it accepts before it looks at
-    anything else. The second must be small, or one process takes a whole burst.
+    anything else. The second must be small, or one process of several takes a whole burst, and one that is out of
+    files tries, and fails, as often in every turn.
     """
 
     def listen(self, backlog: int = 0, /) -> None:
@@ -144,7 +146,7 @@ async def run(
     announce: Callable[[Path | None], None],
     *,
     tls: Mapping[str, Any],
-    at_once: int = _BACKLOG,
+    at_once: int = _AT_ONCE,
 ) -> ExitCode:
     """Serve an application until it is ordered to stop.
 
@@ -235,13 +237,13 @@ def bind(host: str, port: int) -> socket.socket:
         OSError: The address is taken, or is none of this machine's.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
+    listener = Listener(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Inherited by every connection: head and body of an answer are two writes, and 40 ms would lie between them.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.bind(address)
-        listener.listen(_BACKLOG)
+        socket.socket.listen(listener, _BACKLOG)
     except OSError:
         listener.close()
         raise

@@ -26,7 +26,7 @@ from service.front import StartError
 from service.logs import configure_logs
 from service.security.gate import make_gate
 from service.security.policy import check
-from service.server import Orders, SharedListener, keep_heap, run
+from service.server import Listener, Orders, keep_heap, run
 from service.settings import Settings, SettingsError, available_cpus
 from service.station import MakeRuntime, Station
 
@@ -53,7 +53,7 @@ def main() -> None:
         runtime = _made_by(setup["runtime"]) if setup["runtime"] else None
         code = asyncio.run(_be_engine(line, settings, runtime))
     else:
-        code = asyncio.run(_be_worker(line, settings, SharedListener(fileno=descriptors[0])))
+        code = asyncio.run(_be_worker(line, settings, Listener(fileno=descriptors[0])))
     sys.exit(code)
 
 
