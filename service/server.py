@@ -34,6 +34,10 @@ log = structlog.get_logger(__name__)
 
 _BACKLOG: Final = 2048
 _AT_ONCE: Final = 32
+_OTHER_BUNDLE: Final = (
+    "  not with {asked}: another one was active last, says {var}\n"
+    "  to change that  POST /v1/models/{asked}/activate, or start with a new --var\n"
+)
 _CLOSING_S: Final = 2
 """Time for last answers to reach their clients once every inspection is answered or refused."""
 
@@ -255,8 +259,11 @@ def _announcement(settings: Settings, policy: Policy, listener: socket.socket, s
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     base = f"{policy.scheme}://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
     key = "" if policy.open else '-H "Authorization: Bearer $ATSNET_API_KEY" '
+    # The records say what is active; the setting is for the very first start.
+    bundle = settings.bundle if sample is None else "/".join(sample.relative_to(settings.weights).parts[:2])
+    note = "" if bundle == settings.bundle else _OTHER_BUNDLE.format(asked=settings.bundle, var=settings.var)
     return (
-        f"ATS-Net inspects at {base} with {settings.bundle}; Ctrl-C stops it.\n"
+        f"ATS-Net inspects at {base} with {bundle}; Ctrl-C stops it.\n{note}"
         f"  documentation   {base}/docs\n"
         f"  a part to try   curl -sS {key}--data-binary {shlex.quote(f'@{sample}')} {base}/v1/inspections"
     )

@@ -153,6 +153,9 @@ class Channel:
                 packet, descriptors = _receive(self._sock)
             except (BlockingIOError, InterruptedError):
                 return
+            except ConnectionResetError:
+                # It left before it had read all; told once, and before what it said last.
+                continue
             except OSError:
                 packet, descriptors = b"", []
             if not packet:

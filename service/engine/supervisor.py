@@ -30,6 +30,7 @@ _CLOSING_S: Final = 5.0
 """Time for the workers to end, beyond the grace time for what they have accepted."""
 _FLUSHING_S: Final = 2.0
 """Time for the engine to end, at least; once the workers have, nobody waits for it."""
+_LAST_WORDS_S: Final = 0.5
 _LOOK_S: Final = 0.5
 _SILENT_S: Final = 5.0
 """A process that says nothing for so long, and for `hang_seconds`, is taken for hung; a busy machine may stall one."""
@@ -49,11 +50,17 @@ class _Child:
         self.sample: Path | None = None
         self.failure: str | None = None
         self._on_up = on_up
-        self.channel = Channel(line, on_note=self._on_note)
+        self._silent = asyncio.Event()
+        self.channel = Channel(line, on_note=self._on_note, on_end=self._silent.set)
 
     def order(self, what: str, **more: Any) -> None:
         """Tell it to do something."""
         self.channel.note({"do": what, **more})
+
+    async def last_words(self) -> None:
+        """Wait until what it said before it ended is read: the system tells of its end first."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._silent.wait(), _LAST_WORDS_S)
 
     def kill(self) -> None:
         """End it at once."""
@@ -227,8 +234,7 @@ class Supervisor:
     async def _outlive(self, child: _Child, delay_s: float) -> float:
         """Wait for the end of a process, and then until it may be started again; the next wait's length."""
         code = await child.process.wait()
-        # What it had to say is read before the line is closed.
-        await asyncio.sleep(0)
+        await child.last_words()
         child.channel.close()
         if self._stop.is_set():
             return delay_s
