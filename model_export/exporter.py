@@ -15,6 +15,7 @@ from typing import Any, Final
 from atsnet.calibration import Calibration as RunCalibration
 from atsnet.data.layout import Sample
 from atsnet.network.atsnet import MAP_STRIDE
+from atsnet.network.summary import summarise
 from atsnet.training.run_directory import TrainedRun
 from model_export.bundle import (
     NAME_PATTERN,
@@ -206,8 +207,8 @@ def export_bundle(
             backbone=run.record.backbone.model_dump(mode="json"),
             files=_entries(directory),
         )
-        parameters = sum(parameter.numel() for parameter in run.network.parameters())
         parities = {precision: graph.parity for precision, graph in graphs.items()}
+        parameters = summarise(run.config).parameters
         card = render_model_card(manifest, parities, parameters=parameters, cautions=calibration.warnings)
         (directory / CARD_NAME).write_text(card, encoding="utf-8")
         write_manifest(directory, manifest.model_copy(update={"files": _entries(directory)}))

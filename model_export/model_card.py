@@ -23,7 +23,7 @@ def render_model_card(
     Args:
         manifest: The bundle's manifest, with every file but the card.
         parities: Of each graph.
-        parameters: Of the trained network.
+        parameters: Learned numbers of the trained network, the trunk's and the memory's prototypes among them.
         cautions: What calibration warned of.
     """
     sections = (
@@ -87,9 +87,10 @@ def _metrics(metrics: Mapping[str, Any], score_threshold: float) -> str:
     text = "## Measured\n\n"
     if not metrics:
         return text + "The run was not evaluated on labelled images: how well it detects is unknown."
+    figures = {name: value for name, value in metrics.items() if name != "cost"}  # among sizes and speeds
     parts = [
         text + "As `atsnet evaluate` wrote them, at the last training step, which no test image had a say in.",
-        _table(("metric", "value"), [(name, _number(value)) for name, value in _flatten(metrics)]),
+        _table(("metric", "value"), [(name, _number(value)) for name, value in _flatten(figures)]),
     ]
     labels = metrics.get("labels")
     if isinstance(labels, list) and labels and all(isinstance(row, Mapping) for row in labels):
@@ -194,7 +195,10 @@ def _sizes(manifest: Manifest, parameters: int) -> str:
     ]
     total = sum(entry.bytes for entry in manifest.files.values())
     rows = [
-        ("parameters of the network", f"{parameters / 1e6:.2f} million ({4 * parameters / 1e6:.2f} MB in float32)"),
+        (
+            "parameters of the network, trunk and memory included",
+            f"{parameters / 1e6:.2f} million ({4 * parameters / 1e6:.2f} MB in float32)",
+        ),
         *graphs,
         ("the bundle without this card", f"{total / 1e6:.2f} MB"),
     ]
@@ -208,11 +212,21 @@ def _speeds(manifest: Manifest) -> Iterator[str]:
         (f"`{precision}`", f"{speed.cpu_ms:.1f} ms", speed.frames, speed.cpu)
         for precision, speed in manifest.speeds.items()
     ]
-    yield (
+    parts = [
         "## Speed\n\nCPU time of a frame in ONNX Runtime on one thread, median, on the machine that made this bundle. "
-        "`float16` is for GPUs; a CPU converts it back and forth.\n\n"
-        f"{_table(('graph', 'a frame', 'frames', 'processor'), rows)}"
-    )
+        "`float16` is for GPUs; a CPU converts it back and forth.",
+        _table(("graph", "a frame", "frames", "processor"), rows),
+    ]
+    cost = manifest.metrics.get("cost")
+    if isinstance(cost, Mapping):
+        parts.append(
+            f"`atsnet evaluate` timed the trained network itself, in PyTorch on {cost['device']}, CPU threads: "
+            f"{cost['threads']}. From a frame to its map took {cost['latency_ms']:.0f} ms, the median of "
+            f"{cost['latency_frames']} frames, one at a time; that is time on the clock, the machine's other work "
+            f"included, and the service runs no PyTorch. A frame of {cost['frame_width']}x{cost['frame_height']} takes "
+            f"{cost['macs'] / 1e9:.2f} GMAC (1 MAC = 2 FLOP)."
+        )
+    yield "\n\n".join(parts)
 
 
 def _backbone(manifest: Manifest) -> str:

@@ -169,6 +169,16 @@ def test_what_a_frame_costs_is_measured_and_told(exported: Exported, samples: li
     assert f"| `float32` | {speed.cpu_ms:.1f} ms | {len(samples)} | {cpu_name()} |" in card
 
 
+def test_the_memory_counts_among_the_parameters(exported: Exported, run: TrainedRun) -> None:
+    memory = run.network.memory
+    assert memory is not None
+    tensors = (*run.network.parameters(), memory.prototypes, memory.projection, memory.mean)
+    learned = sum(tensor.numel() for tensor in tensors)
+    size = f"{learned / 1e6:.2f} million ({4 * learned / 1e6:.2f} MB in float32)"
+    card = exported.bundle.file("MODEL_CARD.md").read_text()
+    assert f"| parameters of the network, trunk and memory included | {size} |" in card
+
+
 def test_half_precision_beside_float32(arguments: dict[str, Any]) -> None:
     exported = export_bundle(**arguments, precisions=("float16",))
     bundle = exported.bundle
@@ -243,6 +253,17 @@ def test_metrics_of_an_evaluated_run(arguments: dict[str, Any], tmp_path: Path) 
         ],
         "decisions": {"score_threshold": 123.0, "escapes": 1, "false_reject_interval": [0.0, 0.841886117]},
         "without_mask": ["crack/1.png", "crack/2.png"],
+        "cost": {
+            "device": "CPU (some, 3 cores)",
+            "threads": 2,
+            "latency_ms": 123.4,
+            "latency_frames": 50,
+            "frame_height": 64,
+            "frame_width": 128,
+            "parameters": 7,
+            "parameter_bytes": 28,
+            "macs": 1_230_000_000,
+        },
     }
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
@@ -258,9 +279,12 @@ def test_metrics_of_an_evaluated_run(arguments: dict[str, Any], tmp_path: Path) 
         "| good | 2 | not measured | not measured |",
         "| crack | 3 | 0.9 | 0.008404 to 0.9057 |",
         "at another threshold",
+        "in PyTorch on CPU (some, 3 cores), CPU threads: 2. From a frame to its map took 123 ms, the median of 50",
+        "A frame of 128x64 takes 1.23 GMAC",
     ):
         assert line in card
     assert "without_mask" not in card
+    assert "latency_ms" not in card
 
 
 @pytest.mark.parametrize("content", ["[1]", "{"])
