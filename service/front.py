@@ -13,6 +13,7 @@ from atsnet.imaging import Float32Array
 from service import problems
 from service.events import Bell, Feed
 from service.inspector import RETRY_AFTER_S
+from service.metrics import Exposition
 from service.picture import ImageFile
 from service.problems import Problem
 from service.recipes.documents import (
@@ -174,8 +175,8 @@ class Front(ABC):
         """Where requests are counted."""
 
     @abstractmethod
-    async def exposition(self) -> bytes:
-        """All metrics in the text format of Prometheus."""
+    async def exposition(self, accept: str) -> Exposition:
+        """All metrics, in the format that an `Accept` header prefers; see `metrics.expose`."""
 
     @abstractmethod
     async def start(self) -> Path | None:

@@ -184,7 +184,7 @@ class Inspector:
         quality, drift = case.prepared.quality, case.setup.drift
         if drift is not None and quality is not None:
             drift.observe(judgement.score, quality.brightness, quality.sharpness)
-        self._metrics.verdict(inspection.recipe, judgement.verdict, judgement.score, timing)
+        self._metrics.verdict(inspection, judgement.score, timing)
         _log(inspection, timing)
         return inspection.reply(timing=timing, heatmap=heatmap)
 

@@ -1,6 +1,8 @@
 """Everything behind the HTTP routes: put together, started, drained and stopped."""
 
 import asyncio
+import math
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from service.decoding import Decoder, Decoding
 from service.front import Front, StartError
 from service.inspector import RETRY_AFTER_S, Inspector
 from service.management import Management
-from service.metrics import Metrics
+from service.metrics import Exposition, Limits, Metrics
 from service.monitoring.drift import DriftEvent, DriftSettings, DriftWatch
 from service.problems import Problem
 from service.recipes.store import RecipeStore
@@ -106,9 +108,10 @@ class Station(Front):
         """What it counts."""
         return self._metrics
 
-    async def exposition(self) -> bytes:
+    async def exposition(self, accept: str) -> Exposition:
         """See `Front.exposition`."""
-        return self.metrics.exposition()
+        self.metrics.disk_free(await asyncio.to_thread(_free_bytes, self.settings.var))
+        return self.metrics.exposition(accept)
 
     @property
     def equipment(self) -> Equipment:
@@ -156,6 +159,8 @@ class Station(Front):
         self._take_over(edition)
         bundles = self._bundles
         metrics.watch(
+            Limits(settings.queue_size, settings.archive_max_bytes, settings.runtime),
+            self._accepts,
             lambda: sum(loaded.scheduler.depth for loaded in bundles.loaded),
             lambda: archive.bytes,
             lambda: archive.paused,
@@ -208,9 +213,17 @@ class Station(Front):
         """Inspect by another edition from now on; requests under way keep theirs."""
         self.equipment.inspector.edition = edition
         loaded = [setup.loaded for _, setup in edition]
+        self.metrics.in_service(setup.recipe for _, setup in edition)
         self._max_in_flight = self.settings.queue_size + max(one.capacity for one in loaded)
         self.unfit = next((one.unfit for one in loaded if one.unfit is not None), None)
         self.on_edition()
+
+    def _accepts(self) -> bool:
+        try:
+            self.check_ready()
+        except Problem:
+            return False
+        return self.unfit is None
 
     async def _test_regularly(self, management: Management, pause_s: float) -> None:
         while True:
@@ -249,6 +262,13 @@ class Station(Front):
         except OSError as error:
             raise StartError(f"{settings.var} cannot be used for records and archive: {error}") from error
         return records, archive, recipes
+
+
+def _free_bytes(directory: Path) -> float:
+    try:
+        return shutil.disk_usage(directory).free
+    except OSError:
+        return math.nan
 
 
 def _watch(settings: Settings) -> DriftWatch | None:

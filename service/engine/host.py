@@ -293,7 +293,8 @@ class _Link:
         archive, loop = self._station.equipment.archive, asyncio.get_running_loop()
         match what:
             case "metrics":
-                return {}, await self._station.exposition()
+                exposed = await self._station.exposition(arguments["accept"])
+                return {"content_type": exposed.content_type}, exposed.data
             case "manage":
                 document = await carry_out(self._station.equipment.management, **arguments)
                 return {}, document.model_dump_json().encode()

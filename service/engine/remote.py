@@ -11,7 +11,6 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 import structlog
-from prometheus_client import generate_latest
 from prometheus_client.registry import CollectorRegistry
 
 from atsnet.imaging import Float32Array, ImageError
@@ -24,7 +23,7 @@ from service.engine.session import EngineLostError, Session
 from service.engine.slots import SlotsFullError
 from service.front import Front
 from service.inspector import RETRY_AFTER_S, as_problem, check_in_time, late
-from service.metrics import OTHER_STATIONS, Restarts
+from service.metrics import OTHER_STATIONS, Exposition, Restarts, expose, ready_gauge
 from service.picture import ImageFile
 from service.preparation import Prepared
 from service.problems import Problem
@@ -251,6 +250,7 @@ class RemoteStation(Front):
         self.restarts = Restarts()
         self._registry = CollectorRegistry()
         self._registry.register(self.restarts)
+        ready_gauge(self._registry)
         self._decode_threads = decode_threads
         self._counts = RemoteCounts()
         self._session: Session | None = None
@@ -285,16 +285,17 @@ class RemoteStation(Front):
             self._lose(self._session)
         self._session = Session(sock, self._welcome, self._lose, self.bell.ring)
 
-    async def exposition(self) -> bytes:
+    async def exposition(self, accept: str) -> Exposition:
         """All metrics of the service, from the engine; those that are known here while there is none."""
         if self._session is not None and self._equipment is not None:
             self._counts.send()
             try:
                 async with asyncio.timeout(_CALL_S):
-                    return (await self._session.call("metrics")).data or b""
+                    told = await self._session.call("metrics", accept=accept)
+                return Exposition(told.data or b"", told.answer["content_type"])
             except (EngineLostError, TimeoutError):
                 pass
-        return generate_latest(self._registry)
+        return expose(self._registry, accept)
 
     async def start(self) -> None:
         """Nothing to do: the engine starts by itself."""

@@ -4,7 +4,6 @@ from fastapi import APIRouter, Request, Response
 
 from service import examples
 from service.inspector import RETRY_AFTER_S
-from service.metrics import CONTENT_TYPE
 from service.problems import NOT_READY, Problem
 from service.routes.station import station_of
 
@@ -40,7 +39,12 @@ async def readyz(request: Request) -> dict[str, str | list[str]]:
     }
 
 
-@router.get("/metrics", summary="Metrics in the text format of Prometheus", response_class=Response)
+@router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
 async def metrics(request: Request) -> Response:
-    """All metrics of the service, whichever process answers."""
-    return Response(await station_of(request).exposition(), headers={"Content-Type": CONTENT_TYPE})
+    """All metrics of the service, whichever process answers, in Prometheus's text format.
+
+    Who asks for OpenMetrics (`Accept: application/openmetrics-text`), as Prometheus does, gets that, and with it the
+    ids of the last inspections that did not pass, one for each bucket of the scores.
+    """
+    exposed = await station_of(request).exposition(request.headers.get("accept", ""))
+    return Response(exposed.data, headers={"Content-Type": exposed.content_type})

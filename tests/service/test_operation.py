@@ -1,10 +1,12 @@
 import re
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from serving import DEFECTIVE, GOOD, Line
 from ulid import ULID
 
 from service.metrics import Metrics
+from service.recipes import Recipe
 
 
 def samples(line: Line) -> dict[str, float]:
@@ -52,7 +54,7 @@ def test_clients_cannot_make_labels_without_end() -> None:
     for n in range(1000):
         metrics.request(f"s{n}", "pass")
     metrics.request("s0", "pass")
-    text = metrics.exposition().decode()
+    text = metrics.exposition().data.decode()
     assert text.count("inspect_requests_total{") == 65
     assert 'inspect_requests_total{outcome="pass",station="other"} 936.0' in text
     assert 'inspect_requests_total{outcome="pass",station="s0"} 2.0' in text
@@ -62,6 +64,50 @@ def test_clients_cannot_make_labels_without_end() -> None:
 def test_names_that_are_refused_are_no_labels(line: Line, name: str) -> None:
     assert line.post(GOOD, {"station": name}).status_code == 422
     assert samples(line)['inspect_requests_total{outcome="wrong-field",station=""}'] == 1
+
+
+def test_versions_in_service_and_limits_are_told(line: Line) -> None:
+    told = samples(line)
+    assert told['inspect_recipe_activated_timestamp_seconds{bundle="tec-grain-demo/1",recipe="tec-grain",version="1"}']
+    assert told['inspect_verdicts_total{recipe="tec-grain",verdict="fail"}'] == 0
+    assert told["inspect_ready"] == 1
+    assert told["inspect_queue_limit"] == line.station.settings.queue_size
+    assert told["inspect_archive_limit_bytes"] == line.station.settings.archive_max_bytes
+    assert told["inspect_disk_free_bytes"] > 0
+    assert told['inspect_runtime_requested_info{runtime="cpu"}'] == 1
+
+
+def test_draining_is_not_ready(line: Line) -> None:
+    line.station.begin_drain()
+    assert samples(line)["inspect_ready"] == 0
+
+
+def test_versions_that_stay_keep_their_time() -> None:
+    def activated() -> dict[str, str]:
+        text = metrics.exposition().data.decode()
+        return dict(re.findall(r'^inspect_recipe_activated\S+version="(\d)"} (\S+)$', text, re.MULTILINE))
+
+    metrics = Metrics()
+    recipe = Recipe(name="tec-grain", version=1, bundle="tec-grain-demo/1", threshold=1.0)
+    metrics.in_service([recipe])
+    first = activated()
+    metrics.in_service([recipe])
+    assert activated() == first
+    metrics.in_service([recipe.model_copy(update={"version": 2})])
+    assert activated().keys() == {"2"}
+
+
+def test_a_reject_leads_to_its_record(line: Line) -> None:
+    line.post(GOOD, {"station": "s1"})
+    assert not any(name.startswith("inspect_last_reject") for name in samples(line))
+    rejected = line.post(DEFECTIVE, {"station": "s1"}).json()
+    assert samples(line)['inspect_last_reject_timestamp_seconds{recipe="tec-grain",station="s1"}'] > 1e9
+    answer = line.http.get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"})
+    assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    families = text_string_to_metric_families(answer.text)
+    scores = next(family for family in families if family.name == "inspect_score")
+    examples = [sample.exemplar for sample in scores.samples if sample.exemplar]
+    assert [example.labels for example in examples] == [{"inspection_id": rejected["id"], "verdict": "fail"}]
 
 
 def test_serials_are_no_labels(line: Line) -> None:
