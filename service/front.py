@@ -212,10 +212,11 @@ class Front(ABC):
         Raises:
             Problem: Code 40: more than may be under way.
         """
-        if self._in_flight + count > self._max_in_flight:
-            full = self._in_flight >= self._max_in_flight
+        under_way = self._in_flight + self.lingering
+        if under_way + count > self._max_in_flight:
+            full = under_way >= self._max_in_flight
             why = "which is the limit" if full else f"and {count} more would be over the limit"
-            detail = f"{self._in_flight} inspections are under way, {why}; try again"
+            detail = f"{under_way} inspections are under way, {why}; try again"
             raise Problem(problems.OVERLOADED, detail, retry_after_s=RETRY_AFTER_S)
         self._in_flight += count
         self._idle.clear()
@@ -247,6 +248,11 @@ class Front(ABC):
     def in_flight(self) -> int:
         """Inspections that were counted in and are not answered yet."""
         return self._in_flight
+
+    @property
+    def lingering(self) -> int:
+        """Inspections that were answered that it is too late, and are still being recorded."""
+        return 0
 
     async def idle(self) -> None:
         """Wait until nothing is under way."""

@@ -1,6 +1,7 @@
 """The way of one inspection: decode, score, judge, record, answer."""
 
 import asyncio
+import math
 import time
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final
@@ -13,13 +14,14 @@ from service.archive import Archive, Keepsake
 from service.case import Case
 from service.claims import Claims, RecentKeys
 from service.decoding import Decoding
+from service.latecomers import Latecomers
 from service.metrics import Metrics
 from service.preparation import Prepared
 from service.problems import Problem
 from service.recipes import UnknownRecipeError
 from service.records.inspection import Inspection
 from service.records.store import RecordStore
-from service.records.writer import DuplicateKeyError, RecordError
+from service.records.writer import DuplicateKeyError, RecordError, RecordLateError
 from service.reply import Reply, Timing
 from service.scheduler import DeadlinePassedError, EngineError, QueueFullError, SchedulerClosedError, Scored
 from service.setups import Edition, Setup
@@ -40,6 +42,7 @@ class Inspector:
         records: Where every verdict is written before it is answered.
         archive: Where images are kept afterwards.
         metrics: Where verdicts are counted.
+        latecomers: Sees to records that are not written in time.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Inspector:
         records: RecordStore,
         archive: Archive,
         metrics: Metrics,
+        latecomers: Latecomers,
     ) -> None:
         self.edition = edition
         """What requests may ask for; to be replaced by the next one, which those under way do not notice."""
@@ -56,6 +60,7 @@ class Inspector:
         self._records = records
         self._archive = archive
         self._metrics = metrics
+        self._latecomers = latecomers
         self._claims = Claims()
         self._recent = RecentKeys()
 
@@ -83,7 +88,7 @@ class Inspector:
             return await self._inspect_once(key, submission, client, edition)
         except (TimeoutError, DeadlinePassedError):
             raise late(submission) from None
-        except (ImageError, UnknownRecipeError, QueueFullError, SchedulerClosedError) as error:
+        except (ImageError, UnknownRecipeError, QueueFullError, SchedulerClosedError, RecordError) as error:
             raise as_problem(error) from error
 
     async def _inspect_once(
@@ -115,9 +120,8 @@ class Inspector:
                     earlier = await self._records.find(key)
                     if earlier is not None:
                         return await self._replay(earlier, submission)
-            reply = await self._settle(case, outcome)
             self._recent.add(key)
-            return reply
+            return await self._settle(case, outcome, held)
 
     async def _evaluate(self, submission: Submission, edition: Edition | None) -> tuple[Case, Scored | EngineError]:
         setup = (self.edition if edition is None else edition).get(submission.fields.recipe)
@@ -132,11 +136,14 @@ class Inspector:
             loaded.release()
         return Case(submission, setup, prepared, decode_ms), outcome
 
-    async def _settle(self, case: Case, outcome: Scored | EngineError) -> Reply:
-        """Judge and record: neither the deadline nor the client's leaving stops it, since there is an outcome."""
+    async def _settle(self, case: Case, outcome: Scored | EngineError, held: AsyncExitStack | None = None) -> Reply:
+        """Judge and record: neither the deadline nor the client's leaving stops it, since there is an outcome.
+
+        What is `held` of the request's key passes to the record where that takes longer than the request may.
+        """
         if isinstance(outcome, EngineError):
-            raise await self._failed(case, str(outcome))
-        reply = await self._conclude(case, outcome)
+            raise await self._failed(case, str(outcome), case.submission.deadline)
+        reply = await self._conclude(case, outcome, held)
         check_in_time(case.submission, reply)
         return reply
 
@@ -147,15 +154,15 @@ class Inspector:
             prepared, decode_ms = await self._decoding.prepare(submission, setup.plan)
         except (Problem, ImageError, UnknownRecipeError):  # it never had a frame: its answer was a refusal
             return
-        await self._failed(Case(submission, setup, prepared, decode_ms), why)
+        await self._failed(Case(submission, setup, prepared, decode_ms), why, math.inf)
 
-    async def _conclude(self, case: Case, scored: Scored) -> Reply:
+    async def _conclude(self, case: Case, scored: Scored, held: AsyncExitStack | None) -> Reply:
         manifest = case.setup.bundle.manifest
         try:
             judgement = judge(scored.score, manifest.calibration.score_threshold, case.setup.recipe)
             regions = find_regions(scored.anomaly_map, case.prepared.frame.placement, manifest.input)
         except NotFiniteError as error:
-            raise await self._failed(case, str(error)) from error
+            raise await self._failed(case, str(error), case.submission.deadline) from error
         inspection = case.inspection(
             case.timing(scored),
             request_key=case.submission.fields.request_key,
@@ -168,27 +175,45 @@ class Inspector:
         )
         handed_over = time.monotonic()
         try:
-            await self._records.write(inspection)
+            await self._records.write(inspection, case.submission.deadline)
         except DuplicateKeyError:
             # Another process on the same records was faster; its verdict is the one that counts.
             earlier = await self._records.find(str(inspection.request_key))
             if earlier is None:
                 raise
             return await self._replay(earlier, case.submission)
+        except RecordLateError as error:
+
+            def then() -> None:
+                self._keep(case, inspection, scored)
+                self._count(case, inspection, scored, elapsed_ms(handed_over))
+
+            self._latecomers.follow(inspection, error.written, then, None if held is None else held.pop_all())
+            raise _still_recording(case.submission) from None
         except RecordError as error:
             raise Problem(problems.FAILED, str(error)) from error
         record_ms = elapsed_ms(handed_over)
-        self._archive.keep(Keepsake(inspection.id, case.prepared.file, scored.anomaly_map, judgement.verdict))
+        self._keep(case, inspection, scored)
         heatmap = await self._decoding.picture(case.submission, inspection.layout, scored.anomaly_map)
-        timing = case.timing(scored, record_ms)
-        quality, drift = case.prepared.quality, case.setup.drift
-        if drift is not None and quality is not None:
-            drift.observe(judgement.score, quality.brightness, quality.sharpness)
-        self._metrics.verdict(inspection, judgement.score, timing)
-        _log(inspection, timing)
+        timing = self._count(case, inspection, scored, record_ms)
         return inspection.reply(timing=timing, heatmap=heatmap)
 
-    async def _failed(self, case: Case, why: str) -> Problem:
+    def _keep(self, case: Case, inspection: Inspection, scored: Scored | None) -> None:
+        anomaly_map = None if scored is None else scored.anomaly_map
+        self._archive.keep(Keepsake(inspection.id, case.prepared.file, anomaly_map, inspection.verdict))
+
+    def _count(self, case: Case, inspection: Inspection, scored: Scored, record_ms: float) -> Timing:
+        """Tell all who follow the verdicts of one; where its time went."""
+        timing = case.timing(scored, record_ms)
+        quality, drift = case.prepared.quality, case.setup.drift
+        assert inspection.score is not None
+        if drift is not None and quality is not None:
+            drift.observe(inspection.score, quality.brightness, quality.sharpness)
+        self._metrics.verdict(inspection, inspection.score, timing)
+        _log(inspection, timing)
+        return timing
+
+    async def _failed(self, case: Case, why: str, deadline: float) -> Problem:
         """Record a failure of the engine. It takes no request key, so that a retry is inspected afresh."""
         inspection = case.inspection(
             case.timing(),
@@ -198,12 +223,19 @@ class Inspector:
             verdict="not_evaluated",
             detail=why,
         )
+
+        def then() -> None:
+            self._keep(case, inspection, None)
+            _log(inspection, inspection.timing)
+
         try:
-            await self._records.write(inspection)
+            await self._records.write(inspection, deadline)
+        except RecordLateError as error:
+            self._latecomers.follow(inspection, error.written, then)
+            return _still_recording(case.submission)
         except RecordError as error:
             return Problem(problems.FAILED, f"{why}; {error}")
-        self._archive.keep(Keepsake(inspection.id, case.prepared.file, None, inspection.verdict))
-        _log(inspection, inspection.timing)
+        then()
         return Problem(problems.FAILED, why, extensions={"id": inspection.id})
 
     async def _replay(self, earlier: Inspection, submission: Submission) -> Reply:
@@ -237,6 +269,14 @@ async def _score(setup: Setup, prepared: Prepared, deadline: float) -> Scored | 
 def late(submission: Submission) -> Problem:
     """The deadline passed before there was a verdict."""
     detail = f"no verdict {elapsed_ms(submission.arrival)} ms after arrival, when the deadline had passed"
+    return Problem(problems.DEADLINE_PASSED, detail)
+
+
+def _still_recording(submission: Submission) -> Problem:
+    detail = (
+        f"the record was still being written {elapsed_ms(submission.arrival)} ms after arrival, when the deadline had "
+        "passed; once it is, a retry with the same key gets its verdict"
+    )
     return Problem(problems.DEADLINE_PASSED, detail)
 
 

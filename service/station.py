@@ -18,6 +18,7 @@ from service.bundles import BundleMissingError, Bundles, BundleUnusableError
 from service.decoding import Decoder, Decoding
 from service.front import Front, StartError
 from service.inspector import RETRY_AFTER_S, Inspector
+from service.latecomers import Latecomers
 from service.management import Management
 from service.metrics import Exposition, Limits, Metrics
 from service.monitoring.drift import DriftEvent, DriftSettings, DriftWatch
@@ -98,6 +99,7 @@ class Station(Front):
         self._decoding = decoding
         self._bundles = Bundles(settings.weights, self._make_runtime, settings.queue_size, self._metrics.batch)
         self._equipment: Equipment | None = None
+        self._latecomers = Latecomers()
         self._testing: asyncio.Task[None] | None = None
         self._closing = ExitStack()
         self.on_edition: Callable[[], None] = lambda: None
@@ -154,7 +156,7 @@ class Station(Front):
         if decoding is None:
             decoding = Decoder(settings.sessions, settings.max_pixels)
             self._closing.callback(decoding.close)
-        inspector = Inspector(edition, decoding, records, archive, metrics)
+        inspector = Inspector(edition, decoding, records, archive, metrics, self._latecomers)
         self._equipment = Equipment(management, records, archive, inspector, decoding)
         self._take_over(edition)
         bundles = self._bundles
@@ -189,6 +191,16 @@ class Station(Front):
         """How long a runtime has not answered, once that is longer than any batch may take; else 0."""
         waited_s = max((loaded.scheduler.longest_call_s for loaded in self._bundles.loaded), default=0.0)
         return waited_s if waited_s > self.settings.hang_seconds else 0.0
+
+    @property
+    def lingering(self) -> int:
+        """See `Front.lingering`."""
+        return len(self._latecomers)
+
+    async def idle(self) -> None:
+        """Wait until nothing is under way, and everything is recorded."""
+        await super().idle()
+        await self._latecomers.gone()
 
     def abandon(self) -> None:
         """Refuse what is under way and has no verdict yet: its time is up."""

@@ -1,6 +1,7 @@
 """The records in their database: what every process reads of them, and what one process writes."""
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
@@ -16,7 +17,7 @@ from service.records.migration import migrate
 from service.records.retention import Retention
 from service.records.review import add_review
 from service.records.schema import from_row, inspections
-from service.records.writer import RecordWriter
+from service.records.writer import RecordLateError, RecordWriter
 from service.reply import Review, ReviewWord
 
 _T = TypeVar("_T")
@@ -123,14 +124,23 @@ class RecordStore(RecordReader):
         self._writer = RecordWriter(self.engine)
         self._retention = None if keep_days is None else Retention(self.engine, keep_days)
 
-    async def write(self, inspection: Inspection) -> None:
+    async def write(self, inspection: Inspection, deadline: float = math.inf) -> None:
         """Write one inspection; when this returns, it survives a crash of the process or the machine.
+
+        Args:
+            inspection: What to write.
+            deadline: On the clock of `time.monotonic`; how long to wait.
 
         Raises:
             DuplicateKeyError: Its request key is taken.
             RecordError: The database refused.
+            RecordLateError: The deadline passed before either was known; it is still being written.
         """
-        await self._writer.write(inspection)
+        try:
+            await self._writer.write(inspection, deadline)
+        except RecordLateError as late:
+            late.written.add_done_callback(lambda _: self.on_written())
+            raise
         self.on_written()
 
     def close(self) -> None:

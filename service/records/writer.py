@@ -1,6 +1,11 @@
-"""Group commit: one thread writes all records that wait in one transaction, and answers when it is on disk."""
+"""Group commit: one thread writes all records that wait in one transaction, and answers when it is on disk.
+
+A request waits for its record until its deadline and no longer. One timer does for all of them: it is set for the
+earliest deadline there is, and mostly finds that request answered.
+"""
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -17,7 +22,7 @@ from service.records.insertion import insertion_for
 from service.records.inspection import Inspection
 from service.records.schema import inspections
 
-__all__ = ["DuplicateKeyError", "RecordError", "RecordWriter"]
+__all__ = ["DuplicateKeyError", "RecordError", "RecordLateError", "RecordWriter"]
 
 log = structlog.get_logger(__name__)
 
@@ -32,10 +37,24 @@ class DuplicateKeyError(Exception):
     """Another inspection with the same request key is recorded already."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+class RecordLateError(Exception):
+    """The deadline passed before the inspection was on disk.
+
+    Args:
+        written: Done when it is, or with the error that `RecordWriter.write` would have raised; to be awaited.
+    """
+
+    def __init__(self, written: asyncio.Future[None]) -> None:
+        super().__init__("the deadline passed before the record was on disk")
+        self.written = written
+
+
+@dataclass(slots=True, eq=False)
 class _Pending:
     inspection: Inspection
+    deadline: float
     written: asyncio.Future[None]
+    """What is waited for now."""
 
 
 class RecordWriter:
@@ -51,18 +70,29 @@ class RecordWriter:
         self._reached = True
         """Whether there was a server the last time."""
         self._pending: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._unanswered: dict[_Pending, None] = {}
+        self._next_look = math.inf
+        self._timer: asyncio.TimerHandle | None = None
         self._thread = threading.Thread(target=self._run, name="record-writer", daemon=True)
         self._thread.start()
 
-    async def write(self, inspection: Inspection) -> None:
+    async def write(self, inspection: Inspection, deadline: float = math.inf) -> None:
         """Write one inspection; when this returns, it is on disk.
+
+        Args:
+            inspection: What to write; it will be, also when the caller does not wait any more.
+            deadline: On the clock of `time.monotonic`; how long to wait.
 
         Raises:
             DuplicateKeyError: Its request key is taken.
             RecordError: The database refused.
+            RecordLateError: The deadline passed before either was known.
         """
         loop = asyncio.get_running_loop()
-        pending = _Pending(inspection, loop.create_future())
+        pending = _Pending(inspection, deadline, loop.create_future())
+        self._unanswered[pending] = None
+        if deadline < self._next_look:
+            self._look_at(deadline, loop)
         self._pending.put(pending)
         await pending.written
 
@@ -70,6 +100,25 @@ class RecordWriter:
         """Write what waits, then stop."""
         self._pending.put(None)
         self._thread.join()
+
+    def _look_at(self, when: float, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next_look = when
+        self._timer = loop.call_at(when, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tell those whose deadline has passed."""
+        self._next_look, self._timer = math.inf, None
+        now = loop.time()
+        for pending in [pending for pending in self._unanswered if pending.deadline <= now]:
+            del self._unanswered[pending]
+            given_up, pending.written = pending.written, loop.create_future()
+            if not given_up.done():
+                given_up.set_exception(RecordLateError(pending.written))
+        earliest = min((pending.deadline for pending in self._unanswered), default=math.inf)
+        if earliest < math.inf:
+            self._look_at(earliest, loop)
 
     def _run(self) -> None:
         self._write_groups()
@@ -98,12 +147,12 @@ class RecordWriter:
                 for pending in group:
                     self._commit([pending])
             else:
-                _settle(group, self._refused(group[0].inspection, error))
+                self._settle(group, self._refused(group[0].inspection, error))
         except Exception as error:  # the thread must outlive any failure, or every later request would hang
             log.exception("records_not_written", count=len(group))
-            _settle(group, _failure(error))
+            self._settle(group, _failure(error))
         else:
-            _settle(group, None)
+            self._settle(group, None)
 
     def _insert(self, group: Sequence[Inspection]) -> None:
         """Insert and commit; where the server went away, on a new connection once it is back."""
@@ -148,25 +197,24 @@ class RecordWriter:
             return _failure(another)
         return DuplicateKeyError(str(error.orig)) if found is None else None
 
+    def _settle(self, group: Sequence[_Pending], error: Exception | None) -> None:
+        """Tell the waiting requests, from the writer's thread: one call for all of an event loop, they wake it up."""
+        loops = {pending.written.get_loop() for pending in group}
+        for loop in loops:
+            told = [pending for pending in group if pending.written.get_loop() is loop]
+            loop.call_soon_threadsafe(self._tell, told, error)
+
+    def _tell(self, group: Sequence[_Pending], error: Exception | None) -> None:
+        for pending in group:
+            self._unanswered.pop(pending, None)
+            if pending.written.done():
+                continue
+            if error is None:
+                pending.written.set_result(None)
+            else:
+                pending.written.set_exception(error)
+
 
 def _failure(error: Exception) -> RecordError:
     reason = reason_of(error) if isinstance(error, SQLAlchemyError) else type(error).__name__
     return RecordError(f"the record could not be written: {reason}")
-
-
-def _settle(group: Sequence[_Pending], error: Exception | None) -> None:
-    """Tell the waiting requests, from the writer's thread: one call for all of an event loop, they wake it up."""
-    loops = {pending.written.get_loop() for pending in group}
-    for loop in loops:
-        told = [pending.written for pending in group if pending.written.get_loop() is loop]
-        loop.call_soon_threadsafe(_tell, told, error)
-
-
-def _tell(written: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
-    for future in written:
-        if future.done():
-            continue
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)

@@ -92,7 +92,7 @@ def test_verdict_that_was_recorded_but_not_answered_is_what_a_retry_gets(
     records = line.station.equipment.records
     write = records.write
 
-    async def cut(inspection: Any) -> None:
+    async def cut(inspection: Any, _: float) -> None:
         await write(inspection)
         if inspection.code == 0:
             sides(line).part()

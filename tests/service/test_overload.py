@@ -54,7 +54,7 @@ def test_deadline_that_passes_while_the_verdict_is_recorded(line: Line, monkeypa
     records = line.station.equipment.records
     write = records.write
 
-    async def slow(inspection: Inspection) -> None:
+    async def slow(inspection: Inspection, _: float) -> None:
         await write(inspection)
         await asyncio.sleep(1.1)
 
