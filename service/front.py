@@ -3,7 +3,7 @@
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -12,7 +12,7 @@ import structlog
 from atsnet.imaging import Float32Array
 from service import problems
 from service.events import Bell, Feed
-from service.inspector import RETRY_AFTER_S
+from service.inspector import RETRY_AFTER_S, Inspect
 from service.metrics import Exposition
 from service.picture import ImageFile
 from service.problems import Problem
@@ -50,6 +50,9 @@ class Inspects(Protocol):
 
     async def inspect(self, submission: Submission, client: AbstractAsyncContextManager[None]) -> Reply:
         """Inspect one image, or replay the verdict that the same request got before."""
+
+    def at_one_time(self) -> AbstractContextManager[Inspect]:
+        """Inspect whatever is inspected in the block by the same edition, whatever is activated meanwhile."""
 
 
 class Keeps(Protocol):

@@ -3,7 +3,9 @@
 import asyncio
 import math
 import time
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from functools import partial
 from typing import Final
 
 import structlog
@@ -24,13 +26,16 @@ from service.records.store import RecordStore
 from service.records.writer import DuplicateKeyError, RecordError, RecordLateError
 from service.reply import Reply, Timing
 from service.scheduler import DeadlinePassedError, EngineError, QueueFullError, SchedulerClosedError, Scored
-from service.setups import Edition, Setup
+from service.setups import Edition, Setup, hold, release
 from service.submission import Submission, elapsed_ms
 from service.verdict import RESULTS, NotFiniteError, find_regions, judge
 
 log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S: Final = 1
+
+Inspect = Callable[[Submission, AbstractAsyncContextManager[None]], Awaitable[Reply]]
+"""See `Inspector.inspect`."""
 
 
 class Inspector:
@@ -90,6 +95,16 @@ class Inspector:
             raise late(submission) from None
         except (ImageError, UnknownRecipeError, QueueFullError, SchedulerClosedError, RecordError) as error:
             raise as_problem(error) from error
+
+    @contextmanager
+    def at_one_time(self) -> Iterator[Inspect]:
+        """See `front.Inspects`."""
+        edition = self.edition
+        hold(edition)
+        try:
+            yield partial(self.inspect, edition=edition)
+        finally:
+            release(edition)
 
     async def _inspect_once(
         self,

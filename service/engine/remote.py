@@ -3,8 +3,8 @@
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Coroutine
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from socket import socket
 from typing import Any, Final, TypeVar
@@ -22,7 +22,7 @@ from service.engine.remote_scoring import RemoteScoring
 from service.engine.session import EngineLostError, Session
 from service.engine.slots import SlotsFullError
 from service.front import Front
-from service.inspector import RETRY_AFTER_S, as_problem, check_in_time, late
+from service.inspector import RETRY_AFTER_S, Inspect, as_problem, check_in_time, late
 from service.metrics import OTHER_STATIONS, Exposition, Restarts, expose, ready_gauge
 from service.picture import ImageFile
 from service.preparation import Prepared
@@ -113,6 +113,20 @@ class RemoteInspector:
             self._let_go_if_idle()
         check_in_time(submission, reply)
         return reply
+
+    @contextmanager
+    def at_one_time(self) -> Iterator[Inspect]:
+        """See `front.Inspects`."""
+        if self._successor is not None and not self._under_way:
+            with self._successor.at_one_time() as inspect:
+                yield inspect
+            return
+        self._under_way += 1
+        try:
+            yield self.inspect
+        finally:
+            self._under_way -= 1
+            self._let_go_if_idle()
 
     async def _prepare(self, submission: Submission) -> tuple[Prepared | Problem, str, float]:
         try:

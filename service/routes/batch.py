@@ -116,30 +116,30 @@ async def _check_count(station: Front, submissions: Sequence[Submission]) -> Non
 
 
 async def _inspect_all(request: Request, station: Front, submissions: Sequence[Submission]) -> list[Face]:
-    """Inspect all faces at once.
+    """Inspect all faces at once, by the same recipe and bundle.
 
     Raises:
         Problem: Code 40: one was refused for want of room, in the engine behind this process.
         ClientDisconnect: The client left; faces that had an outcome by then are recorded.
     """
     withdrawals = [Withdrawal() for _ in submissions]
-    inspector = station.equipment.inspector
-    tasks = [
-        asyncio.create_task(inspector.inspect(submission, withdrawal))
-        for submission, withdrawal in zip(submissions, withdrawals, strict=True)
-    ]
-    try:
-        async with cancelled_by_disconnect(request.receive):
+    with station.equipment.inspector.at_one_time() as inspect:
+        tasks = [
+            asyncio.create_task(inspect(submission, withdrawal))
+            for submission, withdrawal in zip(submissions, withdrawals, strict=True)
+        ]
+        try:
+            async with cancelled_by_disconnect(request.receive):
+                await asyncio.wait(tasks)
+        except ClientDisconnect:
+            for withdrawal in withdrawals:
+                withdrawal.withdraw()
             await asyncio.wait(tasks)
-    except ClientDisconnect:
-        for withdrawal in withdrawals:
-            withdrawal.withdraw()
-        await asyncio.wait(tasks)
-        raise
-    finally:
-        for task in tasks:
-            task.cancel()
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+        finally:
+            for task in tasks:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     faces = [_face(outcome) for outcome in outcomes]
     for face in faces:
         if isinstance(face, Problem):

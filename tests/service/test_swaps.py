@@ -157,6 +157,31 @@ def test_a_request_that_was_decoded_for_the_old_bundle_is_finished_by_it(setting
 
 
 @pytest.mark.usefixtures("two")
+def test_faces_of_one_grain_are_inspected_by_one_bundle(settings: Settings, apart: bool) -> None:
+    """Also where one of them waited for an earlier attempt until another bundle had been activated."""
+    runtimes = FakeRuntimes()
+    with running(settings, runtimes, apart=apart) as line, ThreadPoolExecutor(2) as pool:
+        old = runtimes.made[0]
+        self_test = len(old.batches)
+        old.block()
+        pool.submit(post_faces, line, [GOOD, b"no image"])
+        wait_until(lambda: len(old.batches) == self_test + 1)
+        old.fail_next(RuntimeError("out of order"))
+        second = pool.submit(post_faces, line, [GOOD, DEFECTIVE])
+        wait_until(lambda: line.station.equipment.scheduler.depth == 1)
+        assert line.http.post("/v1/models/tec-grain-demo/2/activate").status_code == 200
+        old.release()
+        faces = second.result().json()["faces"]
+        assert [face["model_version"] for face in faces] == ["1", "1"]
+        wait_until(lambda: old.closed)
+
+
+def post_faces(line: Line, images: list[bytes]) -> httpx.Response:
+    parts = [("image", image) for image in images]
+    return line.http.post("/v1/inspections:batch", files=parts, headers={"Idempotency-Key": "k"})
+
+
+@pytest.mark.usefixtures("two")
 def test_memory_and_editions_are_given_back(settings: Settings) -> None:
     with running(settings, FakeRuntimes(), apart=True) as line:
         for _ in range(5):
