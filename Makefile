@@ -7,13 +7,19 @@ PORT ?= 8000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help run test test-postgres test-faults check lint types imports format audit clean
+# Where the demonstration keeps its records: apart from those of `make run`.
+DEMO_VAR := var/demo
+
+.PHONY: help run demo test test-postgres test-faults check lint types imports format audit clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/runtime-installed  ## Start the service with the committed bundle; HOST= and PORT= change the address
 	@exec $(BIN)/atsnet serve --host $(HOST) --port $(PORT) --log-format console
+
+demo: .venv/runtime-installed  ## Start the service and a simulated line of two stations; Ctrl-C ends both
+	@exec $(BIN)/atsnet simulate-line --serve $(DEMO_VAR) --url http://$(HOST):$(PORT) --stations 2 --burst 4 $(LINE)
 
 test: .venv/tests-installed  ## Run every test that needs no GPU and no PostgreSQL
 	$(BIN)/python -m pytest

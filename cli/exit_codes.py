@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     SERVICE = 6
     INCOMPLETE = 7
     NOT_ALL_PASSED = 10
+    LINE_FAULT = 11
     INTERRUPTED = 130
 
 
@@ -29,6 +30,7 @@ MEANINGS: Final = {
     ExitCode.SERVICE: "the service cannot be reached or refuses; of `serve`: the address is taken",
     ExitCode.INCOMPLETE: "`benchmark` and `ablate` only: a cell failed; the others have their results",
     ExitCode.NOT_ALL_PASSED: "`inspect` only: at least one part did not pass (fail, review or not evaluated)",
+    ExitCode.LINE_FAULT: "`simulate-line` only: a part without an answer, with two different ones, or a failed engine",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C",
 }
 

@@ -21,6 +21,7 @@ from cli import (
     model,
     pretrain,
     serve,
+    simulate_line,
     train,
 )
 from cli.errors import ReportingGroup
@@ -69,6 +70,7 @@ app.command(epilog=deploy.EXAMPLES, help=help_of(deploy.deploy))(deploy.deploy)
 app.command(cls=serve.ServeCommand, help=help_of(serve.serve))(serve.serve)
 app.command(epilog=inspect.EXAMPLES, help=help_of(inspect.inspect))(inspect.inspect)
 app.command(epilog=grains.EXAMPLES, help=help_of(grains.grains))(grains.grains)
+app.command(epilog=simulate_line.EXAMPLES, help=help_of(simulate_line.simulate_line))(simulate_line.simulate_line)
 app.command(cls=pretrain.PretrainCommand, epilog=pretrain.EXAMPLES, help=help_of(pretrain.pretrain))(pretrain.pretrain)
 app.add_typer(keys.app, name="keys")
 app.add_typer(model.app, name="model")

@@ -6,7 +6,7 @@ from service.settings import Settings
 
 COMMANDS = [
     ("train",), ("calibrate",), ("evaluate",), ("benchmark",), ("ablate",), ("export",), ("deploy",), ("pretrain",),
-    ("grains",), ("model", "summary"), ("serve",), ("inspect",),
+    ("grains",), ("model", "summary"), ("serve",), ("inspect",), ("simulate-line",),
 ]  # fmt: skip
 
 

@@ -1,0 +1,54 @@
+"""A service for the line alone: a process that comes and goes with it."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from service.client import ServiceError
+
+_COMMAND: Final = (sys.executable, "-c", "from cli.main import main; main()", "serve", "--log-format", "json")
+_LAST_WORDS: Final = 2000
+_DRAIN_S: Final = 120
+
+
+@contextmanager
+def serving(url: str, var: Path) -> Iterator[None]:
+    """Run `atsnet serve` at an address until the block ends; all it keeps is in `var`, its log too.
+
+    It does not get the terminal's Ctrl-C: it ends after the line, and answers until then.
+
+    Raises:
+        ServiceError: It does not start; the end of its log says why.
+        ValueError: The address is none to listen at without a certificate.
+    """
+    address = urlsplit(url)
+    if address.scheme != "http" or not address.hostname:
+        raise ValueError(f"{url} is no address to serve at; one is http://127.0.0.1:8000")
+    where = ("--host", address.hostname, "--port", str(address.port or 80), "--var", str(var))
+    var.mkdir(parents=True, exist_ok=True)
+    path = var / "serve.log"
+    with path.open("wb") as log:
+        process = subprocess.Popen(
+            [*_COMMAND, *where], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+        )
+    with process:
+        assert process.stdout is not None
+        try:
+            if not process.stdout.readline():  # it says where it listens once it does
+                last = path.read_bytes()[-_LAST_WORDS:].decode(errors="replace").strip()
+                raise ServiceError(f"the service ended with {process.wait()}; the end of {path}:\n{last}")
+            yield
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.communicate(timeout=_DRAIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
