@@ -3,10 +3,10 @@
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S: Final = 1
 
-Inspect = Callable[[Submission, AbstractAsyncContextManager[None]], Awaitable[Reply]]
+Inspect = Callable[[Submission, AbstractAsyncContextManager[None]], Coroutine[Any, Any, Reply]]
 """See `Inspector.inspect`."""
 
 
@@ -318,7 +318,7 @@ def as_problem(error: Exception) -> Problem:
             return Problem(problems.UNKNOWN, str(error))
         case QueueFullError():
             return Problem(problems.OVERLOADED, str(error), retry_after_s=RETRY_AFTER_S)
-        case _:
+        case _:  # the scheduler is closing, or the records do not answer
             return Problem(problems.NOT_READY, str(error), retry_after_s=RETRY_AFTER_S)
 
 

@@ -15,9 +15,10 @@ from service.disconnect import cancelled_by_disconnect
 from service.faces import BatchReply, Face, Joint, document_of, join
 from service.fields import peek_trigger, url_and_header_fields, validate
 from service.front import Front
-from service.inspector import RETRY_AFTER_S
+from service.inspector import RETRY_AFTER_S, as_problem
 from service.negotiation import result_line, wants_line
 from service.problems import DEADLINE_PASSED, FAILED, KEY_REUSED, NOT_READY, OVERLOADED, WRONG_FIELD, Problem
+from service.records.database import RecordError
 from service.reply import Reply
 from service.routes.station import station_of
 from service.submission import IMAGE_PART, MAX_FACES, Submission, elapsed_ms, read_faces
@@ -109,7 +110,10 @@ async def _check_count(station: Front, submissions: Sequence[Submission]) -> Non
         for index in range(count)
         if count != len(submissions)
     ]
-    earlier = await station.equipment.records.find_any(others)
+    try:
+        earlier = await station.equipment.records.find_any(others)
+    except RecordError as error:
+        raise as_problem(error) from error
     if earlier is not None:
         detail = f"inspection {earlier.id} has the same idempotency key, but belongs to a batch of another size"
         raise Problem(KEY_REUSED, f"{detail}; other images need a new key, or a new trigger")

@@ -2,10 +2,12 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from serving import DEFECTIVE, GOOD, Line, running, wait_until
 
 from service.claims import Claims
+from service.records.database import RecordError
 from service.runtimes.fake import FakeRuntime
 from service.settings import Settings
 
@@ -107,6 +109,28 @@ def test_a_failure_does_not_use_the_key_up(line: Line, runtime: FakeRuntime) -> 
     assert line.post(GOOD, PART).status_code == 500
     retry = line.post(GOOD, PART).json()
     assert (retry["verdict"], retry["replayed"]) == ("pass", False)
+
+
+def test_records_that_do_not_answer_whether_there_was_a_verdict(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = line.post(DEFECTIVE, PART).json()
+    for records in (line.station.equipment.records, line.front.equipment.records):
+        for name in ("find", "find_any"):
+            monkeypatch.setattr(records, name, unreachable)
+    for retry in (line.post(DEFECTIVE, PART), line.post(b"no image", PART), batch(line)):
+        assert (retry.status_code, retry.json()["code"], retry.json()["result"]) == (503, 40, 0)
+        assert retry.json()["detail"] == "the records cannot be reached: gone"
+        assert retry.headers["Retry-After"] == "1"
+    monkeypatch.undo()
+    again = line.post(DEFECTIVE, PART).json()
+    assert (again["id"], again["replayed"]) == (first["id"], True)
+
+
+async def unreachable(*_: object) -> None:
+    raise RecordError("the records cannot be reached: gone")
+
+
+def batch(line: Line) -> httpx.Response:
+    return line.http.post("/v1/inspections:batch", files=[("image", GOOD)] * 2, params=PART)
 
 
 def test_restart_keeps_verdicts_and_images(settings: Settings, tmp_path: Path) -> None:
