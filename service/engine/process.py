@@ -51,7 +51,10 @@ def main() -> None:
     structlog.contextvars.bind_contextvars(process=setup["name"])
     if role == "engine":
         runtime = _made_by(setup["runtime"]) if setup["runtime"] else None
-        code = asyncio.run(_be_engine(line, settings, runtime))
+        # It costs the engine less; not for workers, where it takes a burst of connections into one of them.
+        import uvloop
+
+        code = uvloop.run(_be_engine(line, settings, runtime))
     else:
         code = asyncio.run(_be_worker(line, settings, Listener(fileno=descriptors[0])))
     sys.exit(code)
