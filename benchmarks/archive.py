@@ -1,6 +1,6 @@
 """What the archive costs: counting what an earlier run kept, writing an image, and making room for one.
 
-    .venv/bin/python benchmarks/archive.py --images 100000 --directory /somewhere/on/the/disk
+    python -m benchmarks.archive --images 100000 --directory /somewhere/on/the/disk
 
 The directory is made, filled and emptied. Counting runs in the archive's thread while images come in; it is measured
 twice: at the pace of the service, which rests between its steps, and without rests. The caches of the disk are warm.
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from ulid import ULID
 
+from benchmarks.program import run_program
 from service.archive import Archive, ArchiveLimits, Keepsake
 from service.archive.files import encode_map
 from service.archive.shelf import Shelf
@@ -79,8 +80,8 @@ def _measure(directory: Path, options: argparse.Namespace) -> None:
 
     some = [_keepsake(now + n / 1000, options) for n in range(1, options.write + 1)]
     began, cpu_began = time.perf_counter(), time.process_time()
-    for one in some:
-        archive.keep(one)
+    for keepsake in some:
+        archive.keep(keepsake)
     archive.close()
     write_s, write_cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
 
@@ -113,4 +114,4 @@ def _keepsake(moment: float, options: argparse.Namespace) -> Keepsake:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -1,6 +1,6 @@
 """Which trunk's features tell defects from good parts: a nearest-neighbour probe that needs no training.
 
-    python benchmarks/backbones.py --data data/grains --data data/tiles trunk.safetensors random
+    python -m benchmarks.backbones --data data/grains --data data/tiles trunk.safetensors random
 
 For each trunk and data set: image AUROC of the distance to the nearest of 3000 randomly chosen features of good parts,
 at each scale, and of the distance from 2000 prototypes in the network's own memory, which sees 1/8 and 1/16; an image's
@@ -25,6 +25,7 @@ from atsnet.evaluation.metrics import image_auroc
 from atsnet.imaging import InputGeometry, UInt8Array
 from atsnet.network.backbone import ResNet18Trunk
 from atsnet.network.memory import PrototypeMemory
+from benchmarks.program import run_program
 
 MEMORY = 3000
 SCALES = ("1/4", "1/8", "1/16")
@@ -130,4 +131,4 @@ def _images(frames: UInt8Array) -> Tensor:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -1,13 +1,13 @@
 """Do thresholds keep what they promise? Promised against observed false-reject rates over random splits.
 
-    python benchmarks/calibration_study.py runs/grains data/grains --more data/more-good-grains
+    python -m benchmarks.calibration_study runs/grains data/grains --more data/more-good-grains
 
 Scores every good image that the run was not trained on (held out, test, and those of --more), splits them at random
 into some to calibrate on and others to observe the rate on, and counts the splits whose observed rate lies in the
 promised 95 % interval. Beside the rule in use stand two that were not taken: a prediction limit for log-normal scores,
 and the largest score, where it is the conformal limit.
 
-    python benchmarks/calibration_study.py --splits 1000 --calibrate-on 114
+    python -m benchmarks.calibration_study --splits 1000 --calibrate-on 114
 
 does the same with simulated scores of known distributions, of which 250 fresh ones are observed.
 """
@@ -32,6 +32,7 @@ from atsnet.data.layout import Sample, find_dataset
 from atsnet.evaluation.scoring import score_frames
 from atsnet.prediction_limits import PredictionLimit, conformal_rank, promised_interval, upper_limit
 from atsnet.training.run_directory import TrainedRun, load_run
+from benchmarks.program import run_program
 
 RATES = (0.005, 0.01, 0.02, 0.05)
 OBSERVED = 250
@@ -229,4 +230,4 @@ def _largest(scores: Scores, rate: float, images: int) -> Limit | None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -23,6 +23,7 @@ from onnx import TensorProto, helper
 from atsnet.config import Config, NetworkConfig
 from atsnet.network.summary import NetworkSummary, summarise
 from benchmarks.graph import INPUT, OUTPUTS, golden_frames, open_session
+from benchmarks.program import run_program
 from model_export.bundle import Bundle, load_bundle
 
 _SIDE: Final = 1024
@@ -175,4 +176,4 @@ def _draw(counted: NetworkSummary, floors: Sequence[Floor], path: Path, title: s
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -1,12 +1,12 @@
 """What does the drift monitoring find, how soon, and how often is it wrong? Simulated inspections.
 
-    python benchmarks/drift_study.py false-alarms     # run lengths without a change, against what was set
-    python benchmarks/drift_study.py delays           # inspections until a change is found, by test
-    python benchmarks/drift_study.py stability        # the stability index without a change, and its limits
-    python benchmarks/drift_study.py lots             # parts of a lot that are alike: what the promise does not cover
-    python benchmarks/drift_study.py sharpness DIR    # measures of sharpness, on the good images below DIR
-    python benchmarks/drift_study.py images DIR       # a darker lamp, a lens out of focus: the same images, spoilt
-    python benchmarks/drift_study.py cost             # CPU time of an observation, and of measuring a frame
+    python -m benchmarks.drift_study false-alarms     # run lengths without a change, against what was set
+    python -m benchmarks.drift_study delays           # inspections until a change is found, by test
+    python -m benchmarks.drift_study stability        # the stability index without a change, and its limits
+    python -m benchmarks.drift_study lots             # parts of a lot that are alike: what the promise does not cover
+    python -m benchmarks.drift_study sharpness DIR    # measures of sharpness, on the good images below DIR
+    python -m benchmarks.drift_study images DIR       # a darker lamp, a lens out of focus: the same images, spoilt
+    python -m benchmarks.drift_study cost             # CPU time of an observation, and of measuring a frame
 
 Every run draws a calibration of its own: what is shown is the mean over calibrations as well as over inspections.
 """
@@ -21,9 +21,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from atsnet.data.layout import DataError
 from atsnet.imaging import IMAGE_SUFFIXES, Color, InputGeometry, UInt8Array, read_image, to_frame
 from atsnet.quality import measure
 from atsnet.reference import Reference, gaps
+from benchmarks.program import run_program
 from service.monitoring.drift import LOOKS_PER_WINDOW, DriftEvent, DriftMonitor, DriftSettings
 from service.monitoring.sequential import ChangeDetector
 from service.monitoring.stability import StabilityWindow, psi_limit
@@ -260,7 +262,10 @@ def _print_images(root: Path, runs: int, settings: DriftSettings, seed: int) -> 
 
 
 def _images(root: Path) -> list[UInt8Array]:
-    return [read_image(path) for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = [read_image(path) for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise DataError(f"there is no image below {root}")
+    return images
 
 
 def _blurred(image: UInt8Array, share: float) -> UInt8Array:
@@ -334,4 +339,4 @@ def _generators(number: int, seed: int) -> Iterator[np.random.Generator]:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -1,6 +1,6 @@
 """What a kill -9 of a worker, of the engine and of the supervisor costs, under load.
 
-    python benchmarks/kill.py --bundle tec-grain-demo/1 --kills 3
+    python -m benchmarks.kill --bundle tec-grain-demo/1 --kills 3
 
 Starts the service with its processes on a free port, keeps clients posting golden samples, each part with a key of its
 own, and kills one process after the other. Then it asks for the record of every verdict that was answered. Times end
@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 import orjson
 
+from benchmarks.program import run_program
 from model_export.bundle import load_bundle
 
 HUNG_S = 10.0
@@ -144,6 +145,8 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8, help="requests under way at once")
     parser.add_argument("--kills", type=int, default=3, help="of the engine, and as many of a worker")
     options = parser.parse_args()
+    if options.workers < 2:
+        parser.error("--workers: with fewer than two there are no processes to kill")
     bundle = load_bundle(options.weights / options.bundle)
     images = [bundle.file(sample.image).read_bytes() for sample in bundle.manifest.golden_samples]
     with tempfile.TemporaryDirectory() as folder:
@@ -237,4 +240,4 @@ def _alive(pid: int) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

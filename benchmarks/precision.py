@@ -1,7 +1,7 @@
 """How far each precision is from float32, and what a frame costs in it.
 
-    python benchmarks/precision.py runs/tile data/magnetic_tile
-    python benchmarks/precision.py runs/tile data/magnetic_tile --ablate
+    python -m benchmarks.precision runs/tile data/magnetic_tile
+    python -m benchmarks.precision runs/tile data/magnetic_tile --ablate
 
 Prints a Markdown table over the test images and the held-out ones; `--ablate` adds graphs with more or less in few
 bits. Differences of scores are relative to the score, or to a tenth of the threshold where that is more; those of maps
@@ -26,11 +26,12 @@ from atsnet.data.layout import Dataset, Sample, find_dataset
 from atsnet.evaluation.metrics import image_auroc
 from atsnet.imaging import UInt8Array
 from atsnet.training.run_directory import TrainedRun, load_run
+from benchmarks.program import run_program
 from model_export.bundle import Calibration
-from model_export.exporter import RANGE_FRAMES, evenly
+from model_export.exporter import RANGE_FRAMES
 from model_export.graph import DeployableGraph
 from model_export.onnx_file import to_onnx
-from model_export.parity import read_frames
+from model_export.parity import evenly, read_frames
 from model_export.precision import KEPT_SCOPES, to_float16, with_rounding
 from model_export.quantization import QUANTIZED_SCOPES, to_int8
 from model_export.scorers import OnnxScorer
@@ -172,4 +173,4 @@ def report(contestants: dict[str, Contestant], samples: Sequence[Sample], thresh
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -24,6 +24,7 @@ from typing import Final
 from sqlalchemy import Engine, event, text
 
 from atsnet.imaging import InputGeometry, Placement, Roi
+from benchmarks.program import run_program
 from service.records import writer
 from service.records.database import database_url
 from service.records.inspection import FrameLayout, Inspection, new_id
@@ -186,4 +187,4 @@ def _print(measured: dict[_Contestant, list[Measurement]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -23,6 +23,7 @@ import numpy as np
 
 from atsnet.imaging import UInt8Array
 from benchmarks.graph import INPUT, OUTPUTS, golden_frames, open_session
+from benchmarks.program import run_program
 from model_export.bundle import Bundle, Precision, load_bundle
 from service.runtimes.choice import make_runtime
 from service.runtimes.protocol import RuntimeUnusableError
@@ -184,4 +185,4 @@ def _draw(costs: dict[Case, Cost], path: Path, title: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

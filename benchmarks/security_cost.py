@@ -3,6 +3,7 @@
 CPU time; the contestants take turns, and each figure is the best of the rounds.
 """
 
+import argparse
 import os
 import tempfile
 import time
@@ -14,6 +15,7 @@ from typing import Any, Final
 import orjson
 import structlog
 
+from benchmarks.program import run_program
 from service.security.gate import make_gate
 from service.security.gated_app import admit
 from service.security.key_file import add
@@ -67,6 +69,7 @@ def _contestants(folder: Path) -> dict[str, Callable[[], Any]]:
 
 def main() -> None:
     """Measure and print."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     with tempfile.TemporaryDirectory() as folder:
         contestants = _contestants(Path(folder))
@@ -83,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -26,6 +26,7 @@ from benchmarks.contestants.inspecting import Options
 from benchmarks.contestants.line_up import Contestant, check_answers, run_bare
 from benchmarks.load import Load, beat, closed_loop, find_pace, find_wrk, open_loop, repeated
 from benchmarks.processes import Program
+from benchmarks.program import run_program
 from benchmarks.serving_report import BARE, LITSERVE, Figures, draw, median_of, print_criteria, print_table
 from benchmarks.tiny_bundle import NAME, write_tiny_bundle
 from model_export.bundle import Bundle, Precision, load_bundle
@@ -200,4 +201,4 @@ def _bill(program: Program, measure: Callable[[], Load], contestant: str, kind: 
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

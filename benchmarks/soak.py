@@ -1,7 +1,7 @@
 """Does the service stay as it is: memory and latency, minute by minute, at a share of what it can take.
 
-    ATSNET_ARCHIVE_MAX_BYTES=0 python benchmarks/soak.py --minutes 10
-    python benchmarks/soak.py --minutes 10 --network tec-grain-demo/1
+    ATSNET_ARCHIVE_MAX_BYTES=0 python -m benchmarks.soak --minutes 10
+    python -m benchmarks.soak --minutes 10 --network tec-grain-demo/1
 
 Without the archive for the tiny network: images come faster than any disk takes them, and wait in memory for it.
 Finds the peak in a closed loop, keeps the service at a share of it in an open one for a minute of warm-up and then for
@@ -22,6 +22,7 @@ from benchmarks.contestants.inspecting import Options
 from benchmarks.contestants.line_up import Contestant, check_answers
 from benchmarks.load import Load, closed_loop, find_pace, find_wrk, open_loop, repeated
 from benchmarks.processes import Program
+from benchmarks.program import run_program
 from benchmarks.tiny_bundle import NAME, write_tiny_bundle
 from model_export.bundle import Bundle, load_bundle
 
@@ -49,6 +50,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=int, default=10)
     parser.add_argument("--seconds", type=int, default=60, help="length of a minute, for trying this out")
     options = parser.parse_args()
+    if options.minutes < 1:
+        parser.error("--minutes: one at least, beside the warm-up")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the service is not left running
     find_wrk()
     with tempfile.TemporaryDirectory() as name:
@@ -99,4 +102,4 @@ def _judge(minutes: list[Minute]) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)
