@@ -1,0 +1,52 @@
+"""What the station's tests share; `make test-station` runs them. What is missing makes them fail: none is skipped."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from debian_packages import Debian
+from docker_engine import Docker, docker_engine
+from running_station import RunningStation
+from station_images import REPOSITORY, make_base, make_stand_ins, pip_secrets
+
+CACHE = REPOSITORY / ".cache/station"
+"""Of what is fetched and built; `make clean` removes it."""
+
+log = logging.getLogger("station")
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[Docker]:
+    """A Docker engine."""
+    with docker_engine(CACHE) as engine:
+        log.info("Docker %s", engine("version", "--format", "{{.Server.Version}}").strip())
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def base(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The base image."""
+    make_base(docker, Debian(CACHE), tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def built(docker: Docker, base: None, tmp_path_factory: pytest.TempPathFactory) -> RunningStation:
+    """The station with its images built, not yet started."""
+    folder: Path = tmp_path_factory.mktemp("station")
+    station = RunningStation(docker, pip_secrets(folder))
+    station.compose("build", "inspection")
+    make_stand_ins(docker, Debian(CACHE), CACHE)
+    log.info("not run, since no registry has them here: grafana, dcgm-exporter, postgres")
+    return station
+
+
+@pytest.fixture(scope="session")
+def station(built: RunningStation) -> Iterator[RunningStation]:
+    """The station, started for the first time and healthy."""
+    built.remove()
+    try:
+        log.info("healthy after %.1f s at the first start", built.up())
+        yield built
+    finally:
+        built.remove()

@@ -1,0 +1,58 @@
+"""The images of the station's tests: the service's own, and stand-ins for those that a registry would give.
+
+The base is a small Debian. Prometheus and Alertmanager are Debian's; the rest of the station is left out by name.
+"""
+
+import configparser
+import os
+import subprocess
+from pathlib import Path
+
+from debian_packages import RELEASE, Debian, run
+from docker_engine import Docker
+
+REPOSITORY = Path(__file__).parents[2]
+NAME = "atsnet-station-test"
+BASE = f"{NAME}/base:{RELEASE}"
+STAND_INS = {"prometheus": f"{NAME}/prometheus", "alertmanager": f"{NAME}/alertmanager"}
+PACKAGES = ("prometheus", "promtool", "prometheus-alertmanager")
+
+_AUTHORITY = "/run/secrets/pip_cert"
+
+
+def make_base(docker: Docker, debian: Debian, scratch: Path) -> None:
+    """Make the base image, which no registry of this machine has."""
+    if docker.has(BASE):
+        return
+    root = scratch / "root"
+    debian.bootstrap(root, ["python3", "python3-venv"])
+    archive = scratch / "root.tar"
+    run("tar", "--directory", root, "--create", "--file", archive, ".")
+    docker("import", archive, BASE)
+
+
+def make_stand_ins(docker: Docker, debian: Debian, cache: Path) -> None:
+    """Make the images of Prometheus and Alertmanager from Debian's packages."""
+    debian.unpack(PACKAGES, cache / "monitoring")
+    for name, image in STAND_INS.items():
+        docker(
+            "build", "--quiet", "--target", name, "--build-arg", f"BASE={BASE}", "--tag", image,
+            "--file", Path(__file__).with_name("monitoring.Dockerfile"), cache / "monitoring/usr/bin",
+        )  # fmt: skip
+
+
+def pip_secrets(folder: Path) -> dict[str, str]:
+    """This machine's way to Python's packages, for the build alone: as settings of docker-compose.yml."""
+    listed = subprocess.run(["pip", "config", "list"], capture_output=True, text=True, check=False).stdout
+    found = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
+    values = {name.split(".")[-1]: value.strip("'") for name, value in found.items()}
+    config = configparser.ConfigParser(interpolation=None)
+    config["global"] = {name: values[name] for name in ("index-url", "proxy", "trusted-host") if name in values}
+    settings = {"STATION_PIP_CONF": str(folder / "pip.conf")}
+    authority = os.environ.get("PIP_CERT") or values.get("cert")
+    if authority is not None:
+        config["global"]["cert"] = _AUTHORITY
+        settings["STATION_PIP_CERT"] = authority
+    with (folder / "pip.conf").open("w") as file:
+        config.write(file)
+    return settings
