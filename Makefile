@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # Where the demonstration keeps its records: apart from those of `make run`.
 DEMO_VAR := var/demo
 
-.PHONY: help run demo test test-postgres test-faults check lint types imports format audit clean
+.PHONY: help run demo test test-postgres test-faults test-station images check lint types imports format audit clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,13 @@ test-postgres: .venv/tests-installed  ## Run the tests of the records on a Postg
 FAULTS_SEED ?= 1
 test-faults: .venv/tests-installed .cache/schemathesis/installed  ## Kill, fill, lock, flood and garble for a quarter of an hour; as root, with libfaketime
 	$(BIN)/python -m pytest tests/faults --long --seed $(FAULTS_SEED) -o log_cli=true -o log_cli_level=INFO -o log_cli_format='%(message)s'
+
+test-station: .venv/tests-installed  ## Build the station and run it on a Docker engine, as root on Debian; installs what it needs
+	$(BIN)/python -m pytest -m station tests/station -o log_cli=true -o log_cli_level=INFO -o log_cli_format='%(message)s'
+
+images:  ## Build the station's images, cpu and gpu, with the Docker that is here
+	docker compose -f docker-compose.yml -f docker/compose.cpu.yml build inspection
+	docker compose build inspection
 
 check: lint types imports  ## Lint, types and import rules
 

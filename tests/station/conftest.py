@@ -25,16 +25,16 @@ def docker() -> Iterator[Docker]:
 
 
 @pytest.fixture(scope="session")
-def base(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> None:
+def base(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The base image."""
-    make_base(docker, Debian(CACHE), tmp_path_factory.mktemp("base"))
+    return make_base(docker, Debian(CACHE), tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="session")
-def built(docker: Docker, base: None, tmp_path_factory: pytest.TempPathFactory) -> RunningStation:
+def built(docker: Docker, base: str, tmp_path_factory: pytest.TempPathFactory) -> RunningStation:
     """The station with its images built, not yet started."""
     folder: Path = tmp_path_factory.mktemp("station")
-    station = RunningStation(docker, pip_secrets(folder))
+    station = RunningStation(docker, {"CPU_BASE": base, **pip_secrets(folder)})
     station.compose("build", "inspection")
     make_stand_ins(docker, Debian(CACHE), CACHE)
     log.info("not run, since no registry has them here: grafana, dcgm-exporter, postgres")

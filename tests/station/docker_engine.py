@@ -1,13 +1,14 @@
-"""A Docker engine with compose and buildx: the one that runs here, or one from Debian's packages, started for the test."""
+"""A Docker engine with compose and buildx: the one that runs here, or one from Debian's packages, started for it."""
 
 import os
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from debian_packages import Debian, MissingError, run
 
@@ -25,9 +26,9 @@ class Docker:
     def __init__(self, environment: dict[str, str]) -> None:
         self.environment = environment
 
-    def __call__(self, *words: str | Path, timeout: float = 600, **variables: str) -> str:
+    def __call__(self, *words: str | Path, variables: Mapping[str, str] = MappingProxyType({})) -> str:
         """Run `docker WORDS`."""
-        return run("docker", *words, timeout=timeout, env={**self.environment, **variables})
+        return run("docker", *words, env={**self.environment, **variables})
 
     def has(self, image: str) -> bool:
         """Whether an image is there."""

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 from docker_engine import Docker
-from station_images import BASE, NAME, REPOSITORY, STAND_INS
+from station_images import NAME, REPOSITORY, STAND_INS
 
 SERVICES = ("inspection", "prometheus", "alertmanager")
 """Those that run here; Grafana's and NVIDIA's images come from registries alone."""
@@ -34,7 +34,6 @@ class RunningStation:
             "COMPOSE_PROJECT_NAME": NAME,
             "COMPOSE_FILE": f"{REPOSITORY}/docker-compose.yml:{REPOSITORY}/docker/compose.cpu.yml",
             "COMPOSE_ENV_FILES": "/dev/null",
-            "CPU_BASE": BASE,
             "STATION_IMAGE": f"{NAME}/station",
             "STATION_PORT": str(self.port),
             "PROMETHEUS_PORT": str(self.prometheus_port),
@@ -56,7 +55,7 @@ class RunningStation:
 
     def compose(self, *words: str) -> str:
         """Run `docker compose WORDS`."""
-        return self.docker("compose", "--project-directory", REPOSITORY, *words, **self._settings)
+        return self.docker("compose", "--project-directory", REPOSITORY, *words, variables=self._settings)
 
     def up(self) -> float:
         """Start it, and wait until it is healthy: seconds that took. The limit is compose's own."""

@@ -20,15 +20,16 @@ PACKAGES = ("prometheus", "promtool", "prometheus-alertmanager")
 _AUTHORITY = "/run/secrets/pip_cert"
 
 
-def make_base(docker: Docker, debian: Debian, scratch: Path) -> None:
-    """Make the base image, which no registry of this machine has."""
+def make_base(docker: Docker, debian: Debian, scratch: Path) -> str:
+    """Make the base image of the others, which comes from no registry; returns its name."""
     if docker.has(BASE):
-        return
+        return BASE
     root = scratch / "root"
     debian.bootstrap(root, ["python3", "python3-venv"])
     archive = scratch / "root.tar"
     run("tar", "--directory", root, "--create", "--file", archive, ".")
     docker("import", archive, BASE)
+    return BASE
 
 
 def make_stand_ins(docker: Docker, debian: Debian, cache: Path) -> None:

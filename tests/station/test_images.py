@@ -7,7 +7,7 @@ import tomllib
 import pytest
 from docker_engine import Docker
 from running_station import RunningStation
-from station_images import BASE, REPOSITORY
+from station_images import REPOSITORY
 
 pytestmark = [pytest.mark.station, pytest.mark.timeout(900)]
 
@@ -15,17 +15,17 @@ log = logging.getLogger("station")
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu", "export"])
-def test_dockerfile_has_no_warnings(docker: Docker, base: None, target: str) -> None:
+def test_dockerfile_has_no_warnings(docker: Docker, base: str, target: str) -> None:
     said = docker(
         "build", "--check", "--file", REPOSITORY / "docker/Dockerfile", "--target", target,
-        "--build-arg", f"CPU_BASE={BASE}", "--build-arg", f"GPU_BASE={BASE}", REPOSITORY,
+        "--build-arg", f"CPU_BASE={base}", "--build-arg", f"GPU_BASE={base}", REPOSITORY,
     )  # fmt: skip
 
     assert "no warnings found" in said
 
 
-def test_sizes(docker: Docker, built: RunningStation) -> None:
-    size, below = docker.megabytes(built.image), docker.megabytes(BASE)
+def test_sizes(docker: Docker, base: str, built: RunningStation) -> None:
+    size, below = docker.megabytes(built.image), docker.megabytes(base)
     log.info("image cpu %.0f MB, of which the base of Debian's packages %.0f MB", size, below)
     assert size - below < 600
 
