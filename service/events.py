@@ -66,9 +66,10 @@ class Bell:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One inspection, as it is sent."""
+    """One inspection, or a piece of news, as it is sent."""
 
-    id: str
+    id: str | None
+    """Of the inspection; news have none, are not recorded and cannot be resumed from."""
     payload: bytes
 
 
@@ -187,10 +188,21 @@ class Feed:
             subscription.start_over()
             until = self._last
             while after < until and (page := await self._read(after, until)):
-                after = page[-1].id
+                after = str(page[-1].id)
                 yield page
             if not subscription.overrun:
                 return
+
+    def tell(self, name: str, document: bytes) -> None:
+        """Hand news out to the clients there are.
+
+        Args:
+            name: Of the event.
+            document: JSON, in one line.
+        """
+        news = [Event(None, b"event: %b\ndata: %b\n\n" % (name.encode(), document))]
+        for client in self._clients:
+            client.hand_out(news)
 
     def leave(self) -> None:
         """End all subscriptions once no inspection is under way, and its event was handed out."""
@@ -219,7 +231,7 @@ class Feed:
             ending = self._ending
             try:
                 while events := await self._read(self._last):
-                    self._last = events[-1].id
+                    self._last = str(events[-1].id)
                     for client in self._clients:
                         client.hand_out(events)
             except (RecordError, Problem) as error:  # the records come back, or this process ends

@@ -14,6 +14,7 @@ from service import problems
 from service.events import Bell, Feed
 from service.inspector import RETRY_AFTER_S, Inspect
 from service.metrics import Exposition
+from service.monitoring.documents import DriftDocument, DriftNews
 from service.picture import ImageFile
 from service.problems import Problem
 from service.recipes.documents import (
@@ -95,6 +96,12 @@ class Manages(Protocol):
 
     async def preview(self, name: str, wanted: PreviewRequest) -> PreviewDocument:
         """What other thresholds would have done to the recorded inspections of a recipe."""
+
+    async def drift(self, name: str) -> DriftDocument:
+        """How the parts of a recipe compare with those that it was calibrated on."""
+
+    async def reset_drift(self, name: str, by: Actor) -> DriftDocument:
+        """Watch for drift of a recipe anew."""
 
     async def models(self) -> ModelList:
         """All bundles."""
@@ -256,6 +263,10 @@ class Front(ABC):
     def lingering(self) -> int:
         """Inspections that were answered that it is too late, and are still being recorded."""
         return 0
+
+    def tell_drift(self, news: DriftNews) -> None:
+        """Tell the clients of this process that a recipe's parts have drifted, or are back."""
+        self.feed.tell("drift", news.model_dump_json().encode())
 
     async def idle(self) -> None:
         """Wait until nothing is under way."""

@@ -15,7 +15,8 @@ import structlog
 from model_export.bundle import Manifest
 from service import problems
 from service.bundles import BundleMissingError, Bundles, BundleUnusableError
-from service.monitoring.drift import DriftWatch
+from service.monitoring.documents import DriftDocument, document_of
+from service.monitoring.drift import DriftMonitor, DriftWatch
 from service.problems import Problem
 from service.recipes import Recipe, adopt, default_recipe
 from service.recipes.documents import (
@@ -200,6 +201,42 @@ class Management:
         """Make a bundle inspect its product: each active recipe of that product gets a version that names it.
 
         Args:
+    async def drift(self, name: str) -> DriftDocument:
+        """How the parts of an active recipe compare with those that it was calibrated on.
+
+        Raises:
+            Problem: Code 20: there is no such recipe, or nothing is watched.
+        """
+        return document_of(self._monitor(name).state)
+
+    async def reset_drift(self, name: str, by: Actor) -> DriftDocument:
+        """Forget what was seen of an active recipe's parts, alarms included: somebody has put things right.
+
+        Raises:
+            Problem: Code 20: there is no such recipe, or nothing is watched.
+        """
+        monitor = self._monitor(name)
+        before = document_of(monitor.state)
+
+        def write() -> None:
+            with writing(self._store.engine) as connection:
+                audit(connection, by, "reset", f"drift/{name}", old=before.model_dump(mode="json"))
+
+        with _as_problems():
+            await asyncio.to_thread(write)
+        monitor.reset()
+        log.info("drift_reset", recipe=name, level=before.level, by=by.name)
+        return document_of(monitor.state)
+
+    def _monitor(self, name: str) -> DriftMonitor:
+        setup = self.edition.find(name)
+        if setup is None:
+            have = ", ".join(name for name, _ in self.edition)
+            raise Problem(problems.UNKNOWN, f"there is no active recipe {name[:64]!r}; active: {have}")
+        if setup.drift is None:
+            raise Problem(problems.UNKNOWN, "nothing is watched for drift (setting drift_inspections)")
+        return setup.drift
+
             name: Of the bundle.
             version: Of the bundle.
             by: Who wants it.

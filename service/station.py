@@ -21,6 +21,7 @@ from service.inspector import RETRY_AFTER_S, Inspector
 from service.latecomers import Latecomers
 from service.management import Management
 from service.metrics import Exposition, Limits, Metrics
+from service.monitoring.documents import DriftNews, news_of
 from service.monitoring.drift import DriftEvent, DriftSettings, DriftWatch
 from service.problems import Problem
 from service.recipes.store import RecipeStore
@@ -112,6 +113,8 @@ class Station(Front):
 
     async def exposition(self, accept: str) -> Exposition:
         """See `Front.exposition`."""
+        self.on_drift: Callable[[DriftNews], None] = self.tell_drift
+        """Told when a recipe's parts have drifted, or are back."""
         self.metrics.disk_free(await asyncio.to_thread(_free_bytes, self.settings.var))
         return self.metrics.exposition(accept)
 
@@ -140,7 +143,7 @@ class Station(Front):
             cv2.setNumThreads(1)
             records, archive, recipes = await asyncio.to_thread(self._open)
             settings, metrics = self.settings, self.metrics
-            watch = _watch(settings)
+            watch = self._watch()
             management = Management(
                 recipes, self._bundles, settings.max_bundles, self._take_over, metrics.self_test_failed, watch
             )
@@ -253,6 +256,17 @@ class Station(Front):
         settings = self.settings
         try:
             records = RecordStore(database_url(settings.database_url, settings.var), settings.records_keep_days)
+    def _watch(self) -> DriftWatch | None:
+        inspections = self.settings.drift_inspections
+        if not inspections:
+            return None
+        return DriftWatch(self._drifted, DriftSettings(inspections_per_false_alarm=inspections))
+
+    def _drifted(self, event: DriftEvent) -> None:
+        told = {"recipe": event.recipe, "revision": event.revision, "quantity": event.quantity}
+        log.warning(event.kind, message=event.message, **told)
+        self.on_drift(news_of(event))
+
             records.on_written = self.bell.ring
             self._closing.callback(records.close)
             note_configuration(records.engine, settings)
@@ -281,14 +295,3 @@ def _free_bytes(directory: Path) -> float:
         return shutil.disk_usage(directory).free
     except OSError:
         return math.nan
-
-
-def _watch(settings: Settings) -> DriftWatch | None:
-    if not settings.drift_inspections:
-        return None
-    return DriftWatch(_on_drift, DriftSettings(inspections_per_false_alarm=settings.drift_inspections))
-
-
-def _on_drift(event: DriftEvent) -> None:
-    told = {"recipe": event.recipe, "revision": event.revision, "quantity": event.quantity}
-    log.warning(event.kind, message=event.message, **told)

@@ -27,6 +27,7 @@ from service.engine.messages import (
 )
 from service.engine.slots import SlotLayout, SlotMemory
 from service.inspector import RETRY_AFTER_S
+from service.monitoring.documents import DriftNews
 from service.preparation import Prepared
 from service.problems import FAILED, NOT_READY, Problem
 from service.recipes import UnknownRecipeError
@@ -100,6 +101,7 @@ class Host:
     def open(self) -> None:
         """Welcome workers from now on: the station has started. They are told whenever something else inspects."""
         self._station.on_edition = self._tell
+        self._station.on_drift = self._tell_drift
         waiting, self._waiting = self._waiting or [], None
         for sock in waiting:
             self.connect(sock)
@@ -107,6 +109,10 @@ class Host:
     def _tell(self) -> None:
         for link in self._links:
             link.welcome()
+
+    def _tell_drift(self, news: DriftNews) -> None:
+        for link in self._links:
+            link.tell_drift(news)
 
     def close(self) -> None:
         """Close every connection."""
@@ -141,6 +147,10 @@ class _Link:
             self._editions = {**self._editions, edition.number: edition}
         welcome = _welcome(self._station).model_dump_json().encode()
         self._channel.note({"welcome": edition.number}, [blobs.put(welcome)])
+
+    def tell_drift(self, news: DriftNews) -> None:
+        """Have the worker tell its clients."""
+        self._channel.note({"drift": news.model_dump_json()})
 
     def close(self) -> None:
         """Close the connection; what is under way is recorded, but nobody is told."""

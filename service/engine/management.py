@@ -9,6 +9,7 @@ from service import problems
 from service.engine.session import EngineLostError, Session
 from service.front import Manages
 from service.inspector import RETRY_AFTER_S
+from service.monitoring.documents import DriftDocument
 from service.problems import Problem
 from service.recipes.documents import (
     ModelDocument,
@@ -56,6 +57,14 @@ class RemoteManagement:
         """See `Manages`."""
         return await self._ask(PreviewDocument, "preview", name=name, wanted=_said(wanted))
 
+    async def drift(self, name: str) -> DriftDocument:
+        """See `Manages`."""
+        return await self._ask(DriftDocument, "drift", name=name)
+
+    async def reset_drift(self, name: str, by: Actor) -> DriftDocument:
+        """See `Manages`."""
+        return await self._ask(DriftDocument, "reset_drift", name=name, by=_named(by))
+
     async def models(self) -> ModelList:
         """See `Manages`."""
         return await self._ask(ModelList, "models")
@@ -90,6 +99,8 @@ async def carry_out(management: Manages, operation: str, arguments: dict[str, An
         "create": management.create,
         "activate_recipe": management.activate_recipe,
         "preview": management.preview,
+        "drift": management.drift,
+        "reset_drift": management.reset_drift,
         "models": management.models,
         "activate_model": management.activate_model,
         "self_test": management.self_test,

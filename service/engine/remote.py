@@ -297,7 +297,7 @@ class RemoteStation(Front):
         if self._session is not None:
             self._session.close()
             self._lose(self._session)
-        self._session = Session(sock, self._welcome, self._lose, self.bell.ring)
+        self._session = Session(sock, self._welcome, self._lose, self.bell.ring, self.tell_drift)
 
     async def exposition(self, accept: str) -> Exposition:
         """All metrics of the service, from the engine; those that are known here while there is none."""

@@ -22,6 +22,7 @@ from service.engine.slots import (
     SlotsFullError,
     Taken,
 )
+from service.monitoring.documents import DriftNews
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +81,7 @@ class Session:
         on_welcome: Told when the engine is there.
         on_end: Told when it has gone; whoever waits has been told already.
         on_recorded: Told, after `listen`, when inspections were recorded.
+        on_drift: Told when a recipe's parts have drifted, or are back.
     """
 
     def __init__(
@@ -88,10 +90,12 @@ class Session:
         on_welcome: Callable[["Session", Welcome], None],
         on_end: Callable[["Session"], None],
         on_recorded: Callable[[], None] = lambda: None,
+        on_drift: Callable[[DriftNews], None] = lambda _: None,
     ) -> None:
         self._on_welcome = on_welcome
         self._tell_end = on_end
         self._on_recorded = on_recorded
+        self._on_drift = on_drift
         self._memory: _Memory | None = None
         """The newest, for requests to come."""
         self._memories: dict[int, _Memory] = {}
@@ -215,6 +219,8 @@ class Session:
             self._on_welcome(self, welcome)
         elif "recorded" in note:
             self._on_recorded()
+        elif "drift" in note:
+            self._on_drift(DriftNews.model_validate_json(note["drift"]))
         elif "answer" in note:
             data = blobs.take(descriptors[0]) if descriptors else None
             future = self._calls.get(note["answer"])

@@ -126,9 +126,10 @@ class DriftEvent:
             return (
                 f"recipe {self.recipe!r}: the {self.quantity} is back to where it was before {self.alarm.since:%F %R}"
             )
-        found = f"stability index {self.state.psi:.2f}, limit {self.state.psi_limit:.2f}"
-        if self.alarm.test == "sequential":
+        if self.alarm.test == "sequential":  # which may be before there is a stability index
             found = f"evidence {self.state.evidence:.3g}, limit {self.state.evidence_limit:.3g}"
+        else:
+            found = f"stability index {self.state.psi:.2f}, limit {self.state.psi_limit:.2f}"
         return f"recipe {self.recipe!r}: the {self.quantity} is {self.alarm.change} than before ({found})"
 
 

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from service.records.schema import audit_trail
 from service.security.keys import Identity
 
-Action = Literal["created", "activated", "reviewed", "changed", "expired"]
+Action = Literal["created", "activated", "reviewed", "changed", "expired", "reset"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def audit(
         connection: Of the records' database.
         actor: Who did it.
         action: What was done.
-        subject: To what: `recipe/NAME`, `bundle/NAME`, `inspection/ID`, `settings`, `key/ID`.
+        subject: To what: `recipe/NAME`, `bundle/NAME`, `inspection/ID`, `drift/NAME`, `settings`, `key/ID`.
         old: What it was before, as JSON; `None` where there was nothing.
         new: What it is from now on. Never a secret: the trail is for ever.
     """

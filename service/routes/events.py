@@ -1,4 +1,4 @@
-"""Listen to the inspections as they are recorded: server-sent events (WHATWG HTML, section 9.2)."""
+"""Listen to the inspections as they are recorded, and to drift: server-sent events (WHATWG HTML, section 9.2)."""
 
 import asyncio
 from collections.abc import Mapping
@@ -33,6 +33,7 @@ _LAST_EVENT_ID: Final = "Last-Event-ID"
 _EXAMPLE: Final = (
     "retry: 1000\n\nid: 01JD8Z7Q4N5R6S7T8V9W0X1Y2Z\nevent: inspection\n"
     'data: {"v":1,"trigger":123,"result":2,"code":0,"verdict":"fail", ...}\n\n'
+    'event: drift\ndata: {"kind":"drifted","recipe":"tec-grain","quantity":"brightness", ...}\n\n'
 )
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
@@ -60,7 +61,11 @@ _PARAMETER: Final = {
     openapi_extra={"parameters": [_PARAMETER]},
 )
 async def events(request: Request) -> Response:
-    """One event for each inspection, in the order of their ids, after it is on disk: its reply, without a picture."""
+    """An event for each inspection, in the order of their ids, after it is on disk: its reply, without a picture.
+
+    An event `drift` says that a recipe's parts have drifted, or are back (`DriftNews`). It has no id, and who was not
+    connected is not told later: `GET /v1/recipes/{name}/drift` says how a recipe stands.
+    """
     station = station_of(request)
     station.check_ready()
     last = request.headers.get(_LAST_EVENT_ID) or None
@@ -139,10 +144,15 @@ class EventStream(Response):
 
     async def _write_events(self, events: list[Event], send: Send) -> None:
         # Another process may have been further than this one when it sent what the client has got.
-        new = [event for event in events if self._last is None or event.id > self._last]
+        new = []
+        for event in events:
+            if event.id is not None:
+                if self._last is not None and event.id <= self._last:
+                    continue
+                self._last = event.id
+            new.append(event.payload)
         if new:
-            await _write(send, b"".join(event.payload for event in new))
-            self._last = new[-1].id
+            await _write(send, b"".join(new))
 
 
 async def _write(send: Send, data: bytes) -> None:

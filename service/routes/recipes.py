@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path, Request
 
 from model_export.bundle import NAME_PATTERN
 from service import examples
+from service.monitoring.documents import DriftDocument
 from service.recipes.documents import (
     PreviewDocument,
     PreviewRequest,
@@ -55,3 +56,18 @@ async def activate(request: Request, name: Name, wanted: RecipeActivation) -> Re
 async def preview(request: Request, name: Name, wanted: PreviewRequest) -> PreviewDocument:
     """What these thresholds would have done to the recorded inspections of a recipe; nothing is changed."""
     return await station_of(request).equipment.management.preview(name, wanted)
+
+
+@router.get("/{name}/drift", summary="Read whether a recipe's parts have drifted", responses=examples.READING_BY_NAME)
+async def drift(request: Request, name: Name) -> DriftDocument:
+    """How score, brightness and sharpness of an active recipe's parts compare with those that it was calibrated on."""
+    return await station_of(request).equipment.management.drift(name)
+
+
+@router.post("/{name}/drift/reset", summary="Watch for drift anew", responses=examples.CHANGING)
+async def reset_drift(request: Request, name: Name) -> DriftDocument:
+    """Forget what was seen of a recipe's parts, alarms included, once somebody has put things right.
+
+    The audit trail says who did, and how the recipe stood before.
+    """
+    return await station_of(request).equipment.management.reset_drift(name, actor_of(request))

@@ -54,12 +54,14 @@ ACCESS: Final = MappingProxyType(
         "GET /v1/events": Role.OPERATOR,
         "GET /v1/recipes": Role.OPERATOR,
         "GET /v1/recipes/{name}": Role.OPERATOR,
+        "GET /v1/recipes/{name}/drift": Role.OPERATOR,
         "GET /v1/models": Role.OPERATOR,
         "POST /v1/models/self-test": Role.OPERATOR,
         # What changes verdicts to come, or shows what would.
         "POST /v1/recipes": Role.ENGINEER,
         "POST /v1/recipes/{name}/activate": Role.ENGINEER,
         "POST /v1/recipes/{name}/preview": Role.ENGINEER,
+        "POST /v1/recipes/{name}/drift/reset": Role.ENGINEER,
         "POST /v1/models/{name}/{version}/activate": Role.ENGINEER,
     }
 )

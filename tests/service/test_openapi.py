@@ -170,6 +170,8 @@ def test_refusals_that_end_say_when_to_try_again(line: Line) -> None:
         "get /v1/recipes/{name} 503",
         "post /v1/recipes/{name}/activate 503",
         "post /v1/recipes/{name}/preview 503",
+        "get /v1/recipes/{name}/drift 503",
+        "post /v1/recipes/{name}/drift/reset 503",
         "get /v1/models 503",
         "post /v1/models/self-test 503",
         "post /v1/models/{name}/{version}/activate 503",

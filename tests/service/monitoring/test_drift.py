@@ -45,6 +45,14 @@ def test_quiet_without_a_change() -> None:
     assert 0 < state.level < 1
 
 
+def test_alarm_before_the_first_window_is_full_can_be_told() -> None:
+    line = Line()
+    line.run(100, brightness=3.0)
+    [event] = line.events
+    assert event.state.psi is None
+    assert event.message.startswith("recipe 'tec-a': the brightness is higher than before (evidence ")
+
+
 def test_one_alarm_is_one_event() -> None:
     line = Line()
     line.run(1000)
