@@ -34,8 +34,8 @@ from service.recipes.documents import (
 from service.recipes.drafting import next_version
 from service.recipes.preview import preview
 from service.recipes.store import ActiveRecipes, RecipeStore, Stored, VersionTakenError
-from service.records.audit import SERVICE, Actor
-from service.records.database import RecordError
+from service.records.audit import SERVICE, Actor, audit
+from service.records.database import RecordError, writing
 from service.self_test import SelfTestError, SelfTestImpossibleError, run_self_test_in_service
 from service.setups import Edition, LoadedBundle, hold, make_edition, release
 
