@@ -105,6 +105,8 @@ class Station(Front):
         self._closing = ExitStack()
         self.on_edition: Callable[[], None] = lambda: None
         """Told when something else inspects, or must not inspect any more."""
+        self.on_drift: Callable[[DriftNews], None] = self.tell_drift
+        """Told when a recipe's parts have drifted, or are back."""
 
     @property
     def metrics(self) -> Metrics:
@@ -113,8 +115,6 @@ class Station(Front):
 
     async def exposition(self, accept: str) -> Exposition:
         """See `Front.exposition`."""
-        self.on_drift: Callable[[DriftNews], None] = self.tell_drift
-        """Told when a recipe's parts have drifted, or are back."""
         self.metrics.disk_free(await asyncio.to_thread(_free_bytes, self.settings.var))
         return self.metrics.exposition(accept)
 
@@ -246,16 +246,6 @@ class Station(Front):
             with suppress(Problem):  # there was no place for the samples, and the log says so
                 await management.self_test()
 
-    async def _load(self, management: Management) -> Edition:
-        try:
-            return await management.start(self.settings.bundle)
-        except (BundleMissingError, BundleUnusableError, RecordError) as error:
-            raise StartError(str(error)) from error
-
-    def _open(self) -> tuple[RecordStore, Archive, RecipeStore]:
-        settings = self.settings
-        try:
-            records = RecordStore(database_url(settings.database_url, settings.var), settings.records_keep_days)
     def _watch(self) -> DriftWatch | None:
         inspections = self.settings.drift_inspections
         if not inspections:
@@ -267,6 +257,16 @@ class Station(Front):
         log.warning(event.kind, message=event.message, **told)
         self.on_drift(news_of(event))
 
+    async def _load(self, management: Management) -> Edition:
+        try:
+            return await management.start(self.settings.bundle)
+        except (BundleMissingError, BundleUnusableError, RecordError) as error:
+            raise StartError(str(error)) from error
+
+    def _open(self) -> tuple[RecordStore, Archive, RecipeStore]:
+        settings = self.settings
+        try:
+            records = RecordStore(database_url(settings.database_url, settings.var), settings.records_keep_days)
             records.on_written = self.bell.ring
             self._closing.callback(records.close)
             note_configuration(records.engine, settings)
