@@ -193,14 +193,6 @@ class Management:
             raise _wrong("review_from", f"review_from {review_from} is above the threshold {threshold}")
         return await asyncio.to_thread(preview, self._store.engine, name, threshold, review_from, wanted)
 
-    async def models(self) -> ModelList:
-        """All bundles under the directory of weights."""
-        return ModelList(models=await asyncio.to_thread(lambda: [self._model(name) for name in self._bundles.names()]))
-
-    async def activate_model(self, name: str, version: str, by: Actor) -> ModelDocument:
-        """Make a bundle inspect its product: each active recipe of that product gets a version that names it.
-
-        Args:
     async def drift(self, name: str) -> DriftDocument:
         """How the parts of an active recipe compare with those that it was calibrated on.
 
@@ -237,6 +229,14 @@ class Management:
             raise Problem(problems.UNKNOWN, "nothing is watched for drift (setting drift_inspections)")
         return setup.drift
 
+    async def models(self) -> ModelList:
+        """All bundles under the directory of weights."""
+        return ModelList(models=await asyncio.to_thread(lambda: [self._model(name) for name in self._bundles.names()]))
+
+    async def activate_model(self, name: str, version: str, by: Actor) -> ModelDocument:
+        """Make a bundle inspect its product: each active recipe of that product gets a version that names it.
+
+        Args:
             name: Of the bundle.
             version: Of the bundle.
             by: Who wants it.
