@@ -19,6 +19,7 @@ log = logging.getLogger("station")
 @pytest.fixture(scope="session")
 def docker() -> Iterator[Docker]:
     """A Docker engine."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request
     with docker_engine(CACHE) as engine:
         log.info("Docker %s", engine("version", "--format", "{{.Server.Version}}").strip())
         yield engine
@@ -49,4 +50,5 @@ def station(built: RunningStation) -> Iterator[RunningStation]:
         log.info("healthy after %.1f s at the first start", built.up())
         yield built
     finally:
+        print(built.compose("logs", "--no-color", "inspection"))  # shown where a test fails
         built.remove()

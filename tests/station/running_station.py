@@ -60,7 +60,11 @@ class RunningStation:
     def up(self) -> float:
         """Start it, and wait until it is healthy: seconds that took. The limit is compose's own."""
         start = time.monotonic()
-        self.compose("up", "--no-build", "--detach", "--wait", "--wait-timeout", str(HEALTHY_WITHIN_S), *SERVICES)
+        try:
+            self.compose("up", "--no-build", "--detach", "--wait", "--wait-timeout", str(HEALTHY_WITHIN_S), *SERVICES)
+        except AssertionError as error:
+            error.add_note(self.compose("logs", "--no-color", "--tail", "40"))
+            raise
         return time.monotonic() - start
 
     def stop(self) -> float:

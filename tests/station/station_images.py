@@ -38,7 +38,7 @@ def make_stand_ins(docker: Docker, debian: Debian, cache: Path) -> None:
     for name, image in STAND_INS.items():
         docker(
             "build", "--quiet", "--target", name, "--build-arg", f"BASE={BASE}", "--tag", image,
-            "--file", Path(__file__).with_name("monitoring.Dockerfile"), cache / "monitoring/usr/bin",
+            "--file", Path(__file__).with_name("monitoring.Dockerfile"), cache / "monitoring",
         )  # fmt: skip
 
 
