@@ -116,6 +116,7 @@ class Archive:
             return
         if keepsake.is_pass and not is_sampled(keepsake.id, self._limits.pass_share):
             return
+        keepsake = keepsake.alone()
         with self._changed:
             refused = self._waiting.add(keepsake)
             self._changed.notify()

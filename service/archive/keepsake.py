@@ -1,7 +1,7 @@
 """What is to be kept of one inspection, and whether it is."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from atsnet.imaging import Float32Array
 from service.picture import ImageFile
@@ -21,6 +21,12 @@ class Keepsake:
     def is_pass(self) -> bool:
         """Whether a share is enough, and whether it goes before others do."""
         return self.verdict == "pass"
+
+    def alone(self) -> "Keepsake":
+        """Itself with a map of its own: a part of a batch's would keep all of it in memory."""
+        if self.anomaly_map is None or self.anomaly_map.base is None:
+            return self
+        return replace(self, anomaly_map=self.anomaly_map.copy())
 
     @property
     def waiting_bytes(self) -> int:

@@ -4,10 +4,13 @@ import errno
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from archiving import MAP_FILE_BYTES, ids, keepsake, kept_ids, opened, room
 from serving import DEFECTIVE, GOOD, Line, running, wait_until
@@ -98,6 +101,24 @@ def test_memory_is_bounded_while_paused_and_passes_go_first(tmp_path: Path, disk
         wait_until(lambda: archive.bytes == 4 * EACH)
     assert of_level(logs, "critical") == ["archive_paused"]
     assert of_level(logs, "warning") == ["archive_resumed"]
+
+
+def test_memory_that_is_really_taken_is_bounded(tmp_path: Path, disk: Disk) -> None:
+    """Images outpace the disk: few of a batch are kept, and must not keep the maps of all of it."""
+    disk.error = errno.ENOSPC
+    limit, size, batch = 2_000_000, 10_000, (32, 32, 32)
+    with opened(tmp_path, queue_bytes=limit, retry_s=3600) as archive:
+        archive.keep(keepsake(ids(1)[0]))
+        wait_until(lambda: archive.paused)
+        tracemalloc.start()
+        for one in ids(1000)[1:]:
+            maps = np.ones(batch, np.float32)
+            archive.keep(replace(keepsake(one, size=size), anomaly_map=maps[7]))
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        kept = sum(map(archive.has, ids(1000)))
+        assert kept == limit // (size + maps[0].nbytes)
+        assert kept * (size + maps[0].nbytes) <= taken <= 1.2 * limit
 
 
 def test_disk_that_fails_in_the_midst_leaves_nothing_half(
