@@ -193,7 +193,7 @@ def test_fields_of_the_list_are_described(line: Line) -> None:
     assert all(parameter["description"] and parameter["in"] == "query" for parameter in parameters)
 
 
-@pytest.mark.parametrize("inspection_id", ["x", new_id()])
+@pytest.mark.parametrize("inspection_id", ["x", new_id()], ids=["no id", "unknown"])
 def test_review_of_what_was_never_inspected(line: Line, inspection_id: str) -> None:
     response = put_review(line, inspection_id, review="confirmed")
     assert (response.status_code, response.json()["code"]) == (404, 20)

@@ -79,6 +79,7 @@ def test_routes_that_nobody_knows_take_a_key_too(gate: Gate) -> None:
         (None, KEYS["line"][0].encode()),
         (b"Basic dTpw", KEYS["line"][0].encode()),
     ],
+    ids=["bearer in small letters", "bearer first", "X-API-Key", "X-API-Key beside Basic"],
 )
 def test_ways_to_send_a_key(gate: Gate, authorization: bytes | None, x_api_key: bytes | None) -> None:
     assert gate.check(*INSPECT, authorization, x_api_key, None).name == "a-line"
@@ -98,6 +99,7 @@ def test_ways_to_send_a_key(gate: Gate, authorization: bytes | None, x_api_key: 
         b"Bearer \xff\xfe",
         b"Bearer " + b"a" * 65_536,
     ],
+    ids=["", "Bearer", "Bearer ", "Bearer x", "Basic", "bare", "too short", "zero byte", "no ASCII", "too long"],
 )
 def test_what_is_no_key(gate: Gate, authorization: bytes) -> None:
     assert refusal(gate, *INSPECT, authorization) is UNAUTHORIZED

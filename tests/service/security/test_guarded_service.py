@@ -78,6 +78,7 @@ def test_pages_of_other_sites_are_refused(line: Line, headers: dict[str, str]) -
         (bearer(KEYS["line"][0][:-1]), "the API key is not known here"),
         (bearer(EXPIRED[0]), f"the key {EXPIRED[1].id} of 'old' is expired or revoked"),
     ],
+    ids=["none", "Basic", "nonsense", "unknown", "too short", "expired"],
 )
 def test_who_has_no_key_inspects_nothing(guarded: Line, headers: dict[str, str], detail: str) -> None:
     response = guarded.post(DEFECTIVE, {"trigger": 123, "station": "press-9"}, headers=headers)
