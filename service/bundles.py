@@ -9,7 +9,7 @@ import structlog
 from pydantic import ValidationError
 
 from model_export.bundle import MANIFEST_NAME, Bundle, BundleError, Manifest, list_bundles, load_bundle
-from service.runtimes.protocol import Runtime, RuntimeUnusableError
+from service.runtimes.protocol import PreparedRuntime, Runtime, RuntimeUnusableError
 from service.scheduler import Scheduler
 from service.self_test import SelfTestError, run_self_test
 from service.setups import LoadedBundle
@@ -31,6 +31,7 @@ class Bundles:
     Args:
         weights: Directory of the bundles.
         make_runtime: What runs a network; one for each bundle.
+        make_interim: What runs it until that is prepared, if anything is to; see `PreparedRuntime`.
         queue_size: Frames that may wait for each of them.
         on_batch: Told the number of frames of every batch that is computed.
     """
@@ -39,11 +40,13 @@ class Bundles:
         self,
         weights: Path,
         make_runtime: Callable[[], Runtime],
+        make_interim: Callable[[], Runtime | None],
         queue_size: int,
         on_batch: Callable[[int], None],
     ) -> None:
         self._weights = weights
         self._make_runtime = make_runtime
+        self._make_interim = make_interim
         self._queue_size = queue_size
         self._on_batch = on_batch
         self._closing: set[asyncio.Task[None]] = set()
@@ -64,12 +67,31 @@ class Bundles:
         """
         bundle = await asyncio.to_thread(self._verify, name)
         runtime = self._make_runtime()
-        await asyncio.to_thread(_warm_up, name, bundle, runtime)
-        scheduler = Scheduler(runtime, self._queue_size, self._on_batch)
+        interim = self._make_interim()
+        if interim is not None and await asyncio.to_thread(_is_prepared, runtime, bundle):
+            interim = None
+        running = interim or runtime
+        await asyncio.to_thread(_warm_up, name, bundle, running)
+        scheduler = Scheduler(running, self._queue_size, self._on_batch)
         scheduler.start()
-        loaded = LoadedBundle(name, bundle, runtime, scheduler, self._retire)
+        loaded = LoadedBundle(name, bundle, running, scheduler, self._retire, interim=interim is not None)
         self.loaded.append(loaded)
         return loaded
+
+    async def prepare(self, loaded: LoadedBundle) -> None:
+        """Make what the runtime needs that is to take over from the interim one; cancelling gives it up.
+
+        Raises:
+            BundleUnusableError: It could not be made.
+        """
+        runtime = self._make_runtime()
+        assert isinstance(runtime, PreparedRuntime)
+        try:
+            await asyncio.to_thread(runtime.prepare, loaded.bundle)
+        except RuntimeUnusableError as error:
+            raise BundleUnusableError(str(error)) from error
+        finally:
+            runtime.close()
 
     def names(self) -> list[str]:
         """All bundles that there are, `name/version`, whatever state they are in; to be called from a thread."""
@@ -131,6 +153,13 @@ class Bundles:
         if name not in names:
             have = f"{self._weights}/ has: {', '.join(names) or 'no bundle'}"
             raise BundleMissingError(f"no bundle at {self._weights / name}; {have}")
+
+
+def _is_prepared(runtime: Runtime, bundle: Bundle) -> bool:
+    try:
+        return not isinstance(runtime, PreparedRuntime) or runtime.is_prepared(bundle)
+    except RuntimeUnusableError as error:
+        raise BundleUnusableError(str(error)) from error
 
 
 def _warm_up(name: str, bundle: Bundle, runtime: Runtime) -> None:

@@ -73,6 +73,7 @@ class Management:
         self._on_failure = on_failure
         self._watch = watch
         self._changing = asyncio.Lock()
+        self._preparing: dict[LoadedBundle, asyncio.Task[None]] = {}
         self._edition: Edition | None = None
 
     @property
@@ -109,7 +110,14 @@ class Management:
             log.warning("bundle_setting_ignored", setting=bundle, active=used, recipe=active.default)
         self._edition = make_edition(1, active.recipes, active.default, loaded, self._watch)
         hold(self._edition)
+        self._prepare_runtimes()
         return self._edition
+
+    async def close(self) -> None:
+        """Give up what is being prepared."""
+        for task in self._preparing.values():
+            task.cancel()
+        await asyncio.gather(*self._preparing.values(), return_exceptions=True)
 
     def _begin_with(self, recipe: Recipe) -> ActiveRecipes:
         try:
@@ -293,15 +301,26 @@ class Management:
         for recipe in changed.values():
             log.info("activated", recipe=recipe.name, version=recipe.version, bundle=recipe.bundle, by=by.name)
 
-    async def _switch(self, recipes: Mapping[str, Recipe], default: str, save: Callable[[], None]) -> None:
-        """Load what is missing beside what inspects, save, and put the new edition in its place."""
+    async def _switch(
+        self,
+        recipes: Mapping[str, Recipe],
+        default: str,
+        save: Callable[[], None],
+        *,
+        without: LoadedBundle | None = None,
+    ) -> None:
+        """Load what is missing beside what inspects, save, and put the new edition in its place.
+
+        What is unfit is missing, and so is what the new edition is to do without.
+        """
         needed = {recipe.bundle for recipe in recipes.values()}
         if len(needed) > self._max_bundles:
             names = ", ".join(sorted(needed))
             told = f"active recipes would name {len(needed)} bundles ({names}); max_bundles allows {self._max_bundles}"
             raise _wrong("bundle", f"{told}; {_STAYS}")
         before = self.edition
-        loaded = {setup.loaded.name: setup.loaded for _, setup in before if setup.loaded.unfit is None}
+        in_service = [setup.loaded for _, setup in before]
+        loaded = {one.name: one for one in in_service if one.unfit is None and one is not without}
         fresh: list[LoadedBundle] = []
         try:
             with _as_problems():
@@ -314,9 +333,33 @@ class Management:
             hold(self._edition)
             self._publish(self._edition)
             release(before)
+            self._prepare_runtimes()
         finally:
             for one in fresh:
                 one.release()
+
+    def _prepare_runtimes(self) -> None:
+        """Begin with what interim runtimes fill in for."""
+        for _, setup in self.edition:
+            if setup.loaded.interim and setup.loaded not in self._preparing:
+                self._preparing[setup.loaded] = asyncio.create_task(self._prepare_runtime(setup.loaded))
+
+    async def _prepare_runtime(self, interim: LoadedBundle) -> None:
+        """Prepare the runtime that an interim one fills in for, beside the requests, and put it in its place."""
+        told = {"bundle": interim.name, "meanwhile": interim.description.provider}
+        log.info("runtime_preparing", **told)
+        try:
+            await self._bundles.prepare(interim)
+            async with self._changing:
+                if all(setup.loaded is not interim for _, setup in self.edition):
+                    return
+                recipes = {name: setup.recipe for name, setup in self.edition}
+                await self._switch(recipes, self.edition.default_name, lambda: None, without=interim)
+        except (BundleUnusableError, Problem) as error:
+            reason = error.detail if isinstance(error, Problem) else str(error)
+            log.critical("runtime_not_prepared", reason=reason, **told)
+        else:
+            log.info("runtime_prepared", bundle=interim.name)
 
     async def _test(self, loaded: LoadedBundle) -> SelfTestDocument:
         samples = len(loaded.bundle.manifest.golden_samples)

@@ -70,6 +70,10 @@ class Settings(SecuritySettings, BaseSettings):
     build_engine: bool = Field(
         default=True, description="Runtime tensorrt: build the engine on first start; takes minutes."
     )
+    interim_runtime: Literal["cuda", "cpu"] | None = Field(
+        default=None,
+        description="Runtime tensorrt: what inspects while an engine is built; without it, nothing does until then.",
+    )
     triton_url: str = Field(
         default="127.0.0.1:8001", min_length=1, description="Runtime triton: `host:port` of its gRPC endpoint."
     )

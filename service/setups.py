@@ -43,6 +43,7 @@ class LoadedBundle:
         runtime: Loaded with it.
         scheduler: Feeds the runtime; started.
         on_unused: Told when the last holder has let go.
+        interim: Whether the runtime is only to fill in until the one that is wanted is prepared.
     """
 
     def __init__(
@@ -52,12 +53,15 @@ class LoadedBundle:
         runtime: Runtime,
         scheduler: Scheduler,
         on_unused: Callable[["LoadedBundle"], None],
+        *,
+        interim: bool = False,
     ) -> None:
         self.name = name
         self.bundle = bundle
         self.runtime = runtime
         self.description = runtime.describe()
         self.scheduler = scheduler
+        self.interim = interim
         self.unfit: str | None = None
         """Why it must not inspect: its golden samples are no longer answered as they were validated."""
         self.last_test: SelfTestDocument | None = None

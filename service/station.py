@@ -28,7 +28,7 @@ from service.recipes.store import RecipeStore
 from service.records.configuration import note_configuration
 from service.records.database import RecordError, database_url
 from service.records.store import RecordStore
-from service.runtimes.choice import make_runtime
+from service.runtimes.choice import make_interim_runtime, make_runtime
 from service.runtimes.protocol import Runtime
 from service.scheduler import Scheduler
 from service.scoring import BundleScoring
@@ -88,17 +88,25 @@ class Station(Front):
         settings: How to set it up.
         runtime: What runs the network, or what makes one for each bundle; by default what the settings ask for. One
             that was made already serves one bundle only.
+        interim: What makes a runtime that fills in until that one is prepared; by default what the settings ask for.
         decoding: Makes frames of images; threads of this process by default.
     """
 
     def __init__(
-        self, settings: Settings, runtime: Runtime | MakeRuntime | None = None, decoding: Decoding | None = None
+        self,
+        settings: Settings,
+        runtime: Runtime | MakeRuntime | None = None,
+        decoding: Decoding | None = None,
+        *,
+        interim: Callable[[Settings], Runtime | None] = make_interim_runtime,
     ) -> None:
         super().__init__(settings)
         self._metrics = Metrics()
         self._runtime = make_runtime if runtime is None else runtime
         self._decoding = decoding
-        self._bundles = Bundles(settings.weights, self._make_runtime, settings.queue_size, self._metrics.batch)
+        self._bundles = Bundles(
+            settings.weights, self._make_runtime, lambda: interim(settings), settings.queue_size, self._metrics.batch
+        )
         self._equipment: Equipment | None = None
         self._latecomers = Latecomers()
         self._testing: asyncio.Task[None] | None = None
@@ -213,6 +221,8 @@ class Station(Front):
         """Stop everything; what was not computed by now is refused, what was recorded is flushed."""
         if self._testing is not None:
             self._testing.cancel()
+        if self._equipment is not None:
+            await self._equipment.management.close()
         await self._bundles.close()
         await asyncio.to_thread(self._closing.close)
         log.info("stopped")

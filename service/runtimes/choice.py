@@ -24,3 +24,10 @@ def make_runtime(settings: Settings) -> Runtime:
             from service.runtimes.triton import TritonRuntime
 
             return TritonRuntime(settings.triton_url, timeout_s=settings.triton_timeout_ms / 1000)
+
+
+def make_interim_runtime(settings: Settings) -> Runtime | None:
+    """What inspects until that runtime is prepared, if the settings name it."""
+    if settings.interim_runtime is None or settings.runtime != "tensorrt":
+        return None
+    return make_runtime(settings.model_copy(update={"runtime": settings.interim_runtime}))

@@ -1,7 +1,7 @@
 """What the service asks of anything that runs the network."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from atsnet.imaging import Float32Array, UInt8Array
 from model_export.bundle import Bundle, Precision
@@ -48,3 +48,22 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Give back what `load` took; harmless when called twice."""
+
+
+@runtime_checkable
+class PreparedRuntime(Runtime, Protocol):
+    """A runtime that needs something which takes minutes to make, once for each bundle."""
+
+    def is_prepared(self, bundle: Bundle) -> bool:
+        """Whether it is there, and `load` does not take minutes.
+
+        Raises:
+            RuntimeUnusableError: It cannot be made, or what is there is not what is needed.
+        """
+
+    def prepare(self, bundle: Bundle) -> None:
+        """Make it, beside whatever else runs; `close` from another thread gives it up.
+
+        Raises:
+            RuntimeUnusableError: It could not be made.
+        """

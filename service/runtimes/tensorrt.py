@@ -11,6 +11,7 @@ import structlog
 
 from model_export.batching import BUCKETS, Lane
 from model_export.bundle import Bundle, BundleError, Precision
+from model_export.engine_build import EngineBuild
 from model_export.tensorrt import PRECISION, EngineCache, TensorRt, TensorRtError
 from model_export.tensorrt_calls import load_tensorrt
 from service.runtimes.bucketed import BucketedRuntime
@@ -44,6 +45,31 @@ class TensorRtRuntime(BucketedRuntime):
     ) -> None:
         super().__init__(buckets)
         self._engines, self._build, self._device, self._tensorrt = engines, build, device, tensorrt
+        self._under_way: EngineBuild | None = None
+
+    def is_prepared(self, bundle: Bundle) -> bool:
+        """Whether the engine is there, or may not be built; see `PreparedRuntime.is_prepared`."""
+        if not self._build:
+            return True
+        try:
+            tensorrt = self._tensorrt or load_tensorrt(self._device)
+            return EngineCache(self._engines, tensorrt, self._buckets).find(bundle) is not None
+        except TensorRtError as error:
+            raise RuntimeUnusableError(str(error)) from error
+
+    def prepare(self, bundle: Bundle) -> None:
+        """Build the engine in a process of its own; see `PreparedRuntime.prepare`."""
+        self._under_way = EngineBuild(bundle.path, self._engines, self._device)
+        try:
+            self._under_way.wait()
+        except TensorRtError as error:
+            raise RuntimeUnusableError(str(error)) from error
+
+    def close(self) -> None:
+        """Close the lanes, and give up a build that is not over."""
+        if self._under_way is not None:
+            self._under_way.cancel()
+        super().close()
 
     def open_lanes(self, bundle: Bundle) -> tuple[str, Precision, Sequence[Lane]]:
         """Find or build the engine and open its streams; see `BucketedRuntime.open_lanes`."""

@@ -202,9 +202,10 @@ def running(
     *,
     until_ready: bool = True,
     apart: bool = False,
+    station: Station | None = None,
 ) -> Iterator[Line]:
     """Serve in a thread of its own until the block ends; `apart` as a worker and an engine."""
-    station = TwoSides(settings, runtime) if apart else Station(settings, runtime)
+    station = station or (TwoSides(settings, runtime) if apart else Station(settings, runtime))
     app = create_app(settings, station=station)
     config = uvicorn.Config(app, lifespan="on", log_config=None, access_log=False)
     server = uvicorn.Server(config)
