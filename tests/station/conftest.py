@@ -8,10 +8,7 @@ import pytest
 from debian_packages import Debian
 from docker_engine import Docker, docker_engine
 from running_station import RunningStation
-from station_images import REPOSITORY, make_base, make_stand_ins, pip_secrets
-
-CACHE = REPOSITORY / ".cache/station"
-"""Of what is fetched and built; `make clean` removes it."""
+from station_images import CACHE, make_base, make_stand_ins, pip_secrets
 
 log = logging.getLogger("station")
 
@@ -50,5 +47,5 @@ def station(built: RunningStation) -> Iterator[RunningStation]:
         log.info("healthy after %.1f s at the first start", built.up())
         yield built
     finally:
-        print(built.compose("logs", "--no-color", "inspection"))  # shown where a test fails
+        print(built.compose("logs", "--no-color", "inspection"))  # noqa: T201  # shown where a test fails
         built.remove()

@@ -13,6 +13,9 @@ NEWER = "forky"
 """Has Docker with compose and buildx; its programs run where the C library is 2.34 or newer."""
 
 
+PACKAGES = {"readelf": "binutils"}
+
+
 class MissingError(Exception):
     """Something that the station's tests need is not here and cannot be had."""
 
@@ -43,8 +46,8 @@ class Debian:
             )
 
     def install(self, *programs: str) -> None:
-        """Install the programs that are not here, each from the package of its name."""
-        missing = [program for program in programs if shutil.which(program) is None]
+        """Install the programs that are not here, each from the package of its name but for those of `PACKAGES`."""
+        missing = [PACKAGES.get(program, program) for program in programs if shutil.which(program) is None]
         if missing:
             run("apt-get", "--quiet", "update")
             run("apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *missing)

@@ -12,6 +12,8 @@ from debian_packages import RELEASE, Debian, run
 from docker_engine import Docker
 
 REPOSITORY = Path(__file__).parents[2]
+CACHE = REPOSITORY / ".cache/station"
+"""Of what is fetched and built."""
 NAME = "atsnet-station-test"
 BASE = f"{NAME}/base:{RELEASE}"
 STAND_INS = {"prometheus": f"{NAME}/prometheus", "alertmanager": f"{NAME}/alertmanager"}
