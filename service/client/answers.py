@@ -7,10 +7,12 @@ from typing import Annotated, Final, Literal, NoReturn, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
-from service.reply import RecordDocument, Reply, ResultCode, VerdictWord
+from service.reply import ListedRecord, RecordDocument, Reply, ResultCode, VerdictWord
 from service.reply import Verdict as Decision
 
 _WORDS: Final[dict[int, VerdictWord]] = {1: "pass", 2: "fail", 4: "review"}
+WORST_FIRST: Final = (2, 3, 0, 4, 1)
+"""Which result of a face decides about the grain: fail, error, not evaluated, review, pass."""
 _ROUNDING: Final = 1e-6
 """Scores are answered with six decimals, so that one just below the threshold may come as one just above it."""
 
@@ -73,9 +75,54 @@ class Verdict(Reply):
         return self
 
 
-class Record(RecordDocument):
-    """An inspection read back; unlike a `Verdict` it may be one that failed."""
+class ProblemDocument(BaseModel):
+    """The body of an error, RFC 9457."""
 
+    v: Literal[1]
+    trigger: int | None
+    result: Literal[0, 3]
+    code: int
+    title: str
+    status: int
+    detail: str
+    field: str | None = None
+    id: str | None = None
+
+
+class GrainVerdict(BaseModel):
+    """What the service decided of several faces of one grain: pass only where every one of them passed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    v: Literal[1]
+    trigger: int | None
+    result: Result
+    code: int
+    verdict: VerdictWord
+    faces: tuple[Verdict | ProblemDocument, ...]
+    """In the order of the images: a verdict each, or why there is none."""
+    ms: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every face is good."""
+        return self.result == 1
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("a verdict is neither true nor false; ask whether it has `passed`")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        worst = min((face.result for face in self.faces), key=WORST_FIRST.index, default=None)
+        if self.result != worst:
+            raise ValueError(f"result {self.result} of faces whose worst is {worst}")
+        word = _WORDS.get(self.result, "not_evaluated")
+        if self.verdict != word or (self.code == 0) != (self.result in _WORDS):
+            raise ValueError(f"result {self.result}, code {self.code} and verdict {self.verdict!r} contradict")
+        return self
+
+
+class _Recorded(Decision):
     result: Result
 
     @property
@@ -90,6 +137,28 @@ class Record(RecordDocument):
     def _is_consistent(self) -> Self:
         _check(self)
         return self
+
+
+class Record(_Recorded, RecordDocument):
+    """An inspection read back; unlike a `Verdict` it may be one that failed."""
+
+
+class ListedInspection(_Recorded, ListedRecord):
+    """An inspection of a list; like a `Record`, but for whether its image is kept."""
+
+
+class InspectionPage(BaseModel):
+    """A page of a list, newest first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    items: tuple[ListedInspection, ...]
+    next: str | None
+    """Cursor of the page that follows; `None` after the last one."""
+
+
+class InspectionEvent(_Recorded):
+    """An inspection that was recorded just now; its `id` is what a stream can be resumed after."""
 
 
 class Liveness(BaseModel):
@@ -112,17 +181,3 @@ class Readiness(BaseModel):
     """sha256 of its manifest."""
     restarting: tuple[str, ...] = ()
     """Workers that ended and are not back yet; the others serve meanwhile."""
-
-
-class ProblemDocument(BaseModel):
-    """The body of an error, RFC 9457."""
-
-    v: Literal[1]
-    trigger: int | None
-    result: Literal[0, 3]
-    code: int
-    title: str
-    status: int
-    detail: str
-    field: str | None = None
-    id: str | None = None

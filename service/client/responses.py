@@ -1,14 +1,15 @@
 """From an HTTP response to an answer or a typed error; whatever is not clearly an answer is an error."""
 
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from service.client.answers import ProblemDocument, Verdict
+from service.client.answers import GrainVerdict, ProblemDocument, Verdict
 from service.client.errors import ERRORS, NotEvaluated, ProblemError, ServiceError
-from service.client.requests import InspectionRequest
+from service.client.requests import FacesRequest, InspectionRequest
 
 _TRY_AGAIN: Final = frozenset({429, 503})
 
@@ -22,6 +23,11 @@ class Response:
         self.status = status
         self.body = body
         self._headers = headers
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the status says that all went well."""
+        return 200 <= self.status < 300
 
     @property
     def media_type(self) -> str:
@@ -40,14 +46,14 @@ class Response:
             return None
 
 
-def read_answer(response: Response, kind: type[Answer]) -> Answer:
-    """The JSON document of a response, checked.
+def read_answer(response: Response, kind: type[Answer], success: int = 200) -> Answer:
+    """The JSON document of a response of that status, checked.
 
     Raises:
         ProblemError: It is a problem.
         NotEvaluated: It is neither, or not clearly.
     """
-    _check_status(response)
+    check_status(response, success)
     if response.media_type != "application/json":
         raise _unclear(response, f"its body is {response.media_type or 'of no type'}, not JSON")
     try:
@@ -66,11 +72,39 @@ def read_verdict(response: Response, request: InspectionRequest) -> Verdict:
         NotEvaluated: There is no verdict, or it is about something else.
     """
     verdict = read_answer(response, Verdict)
-    for name, asked in request.echoed.items():
-        answered = getattr(verdict, name)
-        if answered != asked and (name != "recipe" or asked is not None):
-            raise _unclear(response, f"it is about {name} {answered!r}, and the request about {asked!r}")
+    _check_echo(response, verdict, request.echoed)
     return verdict
+
+
+def read_faces(response: Response, request: FacesRequest) -> GrainVerdict:
+    """The verdict of a response on all faces of a grain, where it is about what the request asked for.
+
+    Raises:
+        ProblemError: The service answered a problem.
+        NotEvaluated: There is no verdict, or it is about something else, or not about every face.
+    """
+    grain = read_answer(response, GrainVerdict)
+    if len(grain.faces) != request.count:
+        raise _unclear(response, f"it is about {len(grain.faces)} faces, and the request about {request.count}")
+    if grain.trigger != request.echoed["trigger"]:
+        raise _unclear(response, f"it is about trigger {grain.trigger!r}, and the request about another")
+    for face in grain.faces:
+        if isinstance(face, Verdict):
+            _check_echo(response, face, request.echoed)
+    return grain
+
+
+def read_csv(response: Response) -> bytes:
+    """The table of a response.
+
+    Raises:
+        ProblemError: The service answered a problem.
+        NotEvaluated: It is no table.
+    """
+    check_status(response)
+    if response.media_type != "text/csv":
+        raise _unclear(response, f"its body is {response.media_type or 'of no type'}, not CSV")
+    return response.body
 
 
 def read_file(response: Response) -> bytes:
@@ -80,15 +114,23 @@ def read_file(response: Response) -> bytes:
         ProblemError: The service answered a problem.
         NotEvaluated: It is no image.
     """
-    _check_status(response)
+    check_status(response)
     if not response.media_type.startswith("image/") or not response.body:
         raise _unclear(response, f"its body is {response.media_type or 'of no type'}, not an image")
     return response.body
 
 
-def _check_status(response: Response) -> None:
-    if response.status == 200:
+def check_status(response: Response, success: int = 200) -> None:
+    """Let only a response of that status pass.
+
+    Raises:
+        ProblemError: It is a problem.
+        NotEvaluated: It is neither.
+    """
+    if response.status == success:
         return
+    if response.is_success:
+        raise _unclear(response, f"status {response.status} where {success} was to be expected")
     again = response.status in _TRY_AGAIN
     try:
         problem = ProblemDocument.model_validate_json(response.body, strict=True)
@@ -97,6 +139,13 @@ def _check_status(response: Response) -> None:
     except ValidationError as error:
         raise _unclear(response, "and no problem document", again=again) from error
     raise _error_of(problem, again=again, retry_after_s=response.retry_after_s)
+
+
+def _check_echo(response: Response, verdict: Verdict, echoed: Mapping[str, str | int | None]) -> None:
+    for name, asked in echoed.items():
+        answered = getattr(verdict, name)
+        if answered != asked and (name != "recipe" or asked is not None):
+            raise _unclear(response, f"it is about {name} {answered!r}, and the request about {asked!r}")
 
 
 def _error_of(problem: ProblemDocument, *, again: bool, retry_after_s: float | None) -> ServiceError:
@@ -115,6 +164,6 @@ def _error_of(problem: ProblemDocument, *, again: bool, retry_after_s: float | N
 
 
 def _unclear(response: Response, why: str, *, again: bool = False) -> NotEvaluated:
-    detail = f"status {response.status}, {why}" if response.status != 200 else f"no clear answer: {why}"
+    detail = f"status {response.status}, {why}" if not response.is_success else f"no clear answer: {why}"
     retry_after_s = response.retry_after_s if again else None
     return NotEvaluated(detail, status=response.status, again=again, retry_after_s=retry_after_s)

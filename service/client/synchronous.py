@@ -6,16 +6,40 @@ at all, and its other timeouts begin anew with every byte that trickles in.
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Final, Protocol, Self, TypeVar, Unpack
 
-from service.client.answers import Liveness, Readiness, Record, Verdict
+from service.client.answers import (
+    GrainVerdict,
+    InspectionEvent,
+    InspectionPage,
+    ListedInspection,
+    Liveness,
+    Readiness,
+    Record,
+    Verdict,
+)
 from service.client.asynchronous import AsyncInspectionClient
 from service.client.connection import ClientOptions
-from service.client.requests import InspectionOptions, Pixels
+from service.client.management import AsyncModels, AsyncRecipes, PreviewOptions, RecipeChanges
+from service.client.management_answers import Model, Preview, RecipeHistory, RecipeList, RecipeVersion, SelfTests
+from service.client.records import Filters
+from service.client.requests import GrainOptions, InspectionOptions, Pixels
+from service.reply import ReviewWord
+
+_CLOSED: Final = "the client is closed"
 
 T = TypeVar("T")
+
+
+class Wait(Protocol):
+    """Waits for a call that runs on the client's event loop."""
+
+    def __call__(self, call: Coroutine[Any, Any, T]) -> T:
+        """Its result."""
 
 
 class InspectionClient:
@@ -33,15 +57,49 @@ class InspectionClient:
 
     def __init__(self, url: str, **options: Unpack[ClientOptions]) -> None:
         self._client = AsyncInspectionClient(url, **options)
+        self._submitting = threading.RLock()  # the garbage collector may end an iteration while it is held
+        self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="atsnet-client", daemon=True)
         self._thread.start()
+        self.recipes = Recipes(self._client.recipes, self._wait)
+        """How products are inspected."""
+        self.models = Models(self._client.models, self._wait)
+        """What inspects them."""
 
     def inspect(
         self, image: bytes | Pixels, *, deadline_ms: int | None = None, **options: Unpack[InspectionOptions]
     ) -> Verdict:
         """Have an image inspected: the bytes of a JPEG, PNG, BMP or TIFF file, or bare pixels."""
         return self._wait(self._client.inspect(image, deadline_ms=deadline_ms, **options))
+
+    def inspect_faces(
+        self, images: Sequence[bytes | Pixels], *, deadline_ms: int | None = None, **options: Unpack[GrainOptions]
+    ) -> GrainVerdict:
+        """Have the faces of one grain inspected together; it passes only where every face passed."""
+        return self._wait(self._client.inspect_faces(images, deadline_ms=deadline_ms, **options))
+
+    def inspections(self, *, limit: int | None = None, **filters: Unpack[Filters]) -> Generator[ListedInspection]:
+        """The recorded inspections that fit, newest first, a page at a time as they are iterated."""
+        return self._iterate(self._client.inspections(limit=limit, **filters))
+
+    def inspection_page(
+        self, *, cursor: str | None = None, limit: int | None = None, **filters: Unpack[Filters]
+    ) -> InspectionPage:
+        """One page of the inspections that fit, newest first; `inspections` turns the pages by itself."""
+        return self._wait(self._client.inspection_page(cursor=cursor, limit=limit, **filters))
+
+    def inspections_csv(self, *, limit: int | None = None, **filters: Unpack[Filters]) -> bytes:
+        """The inspections that fit as a table for a spreadsheet (CSV, UTF-8), newest first."""
+        return self._wait(self._client.inspections_csv(limit=limit, **filters))
+
+    def review(self, inspection_id: str, review: ReviewWord, note: str = "") -> Record:
+        """Take down a person's word on an inspection, beside its verdict; the record with it."""
+        return self._wait(self._client.review(inspection_id, review, note))
+
+    def events(self, last_event_id: str | None = None) -> Generator[InspectionEvent]:
+        """Every inspection as it is recorded, in order, none twice and none left out, until the iteration ends."""
+        return self._iterate(self._client.events(last_event_id))
 
     def record(self, inspection_id: str) -> Record:
         """The record of an inspection."""
@@ -72,10 +130,12 @@ class InspectionClient:
         return self._wait(self._client.wait_until_ready(timeout_s))
 
     def close(self) -> None:
-        """Close the connections; once is enough."""
-        if self._loop.is_closed():
-            return
-        self._wait(self._client.close())
+        """Give up what other threads still ask for, and close the connections; once is enough."""
+        with self._submitting:
+            if self._closed:
+                return
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -88,13 +148,94 @@ class InspectionClient:
     ) -> None:
         self.close()
 
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+        await self._client.close()
+
+    def _iterate(self, items: AsyncGenerator[T]) -> Generator[T]:
+        """Take the items one after the other, each when it is asked for."""
+        try:
+            while True:
+                try:
+                    item = self._wait(_next(items))
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:  # not waited for: the garbage collector may end an iteration in the very thread of the event loop
+            with suppress(RuntimeError):
+                self._start(items.aclose())
+
     def _wait(self, call: Coroutine[Any, Any, T]) -> T:
-        if self._loop.is_closed():
-            call.close()
-            raise RuntimeError("the client is closed")
-        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        future = self._start(call)
         try:
             return future.result()
+        except CancelledError:
+            raise RuntimeError(_CLOSED) from None
         except BaseException:  # Ctrl-C too: nobody waits for the answer any more
             future.cancel()
             raise
+
+    def _start(self, call: Coroutine[Any, Any, T]) -> Future[T]:
+        with self._submitting:
+            if not self._closed:
+                return asyncio.run_coroutine_threadsafe(call, self._loop)
+        call.close()
+        raise RuntimeError(_CLOSED)
+
+
+class Recipes:
+    """The recipes of a service; every method is that of `AsyncRecipes`."""
+
+    def __init__(self, recipes: AsyncRecipes, wait: Wait) -> None:
+        self._recipes = recipes
+        self._wait = wait
+
+    def list(self) -> RecipeList:
+        """All recipes with all of their versions."""
+        return self._wait(self._recipes.list())
+
+    def get(self, name: str) -> RecipeHistory:
+        """A recipe with all of its versions."""
+        return self._wait(self._recipes.get(name))
+
+    def create(self, name: str, **changes: Unpack[RecipeChanges]) -> RecipeVersion:
+        """Add the next version of a recipe, or a new recipe; it is not active yet."""
+        return self._wait(self._recipes.create(name, **changes))
+
+    def activate(
+        self, name: str, version: int, *, default: bool = False, timeout_s: float | None = None
+    ) -> RecipeVersion:
+        """Make a version inspect from now on, and with `default` for requests that name no recipe as well."""
+        return self._wait(self._recipes.activate(name, version, default=default, timeout_s=timeout_s))
+
+    def preview(self, name: str, **wanted: Unpack[PreviewOptions]) -> Preview:
+        """What other thresholds would have done to the recorded inspections; nothing is changed."""
+        return self._wait(self._recipes.preview(name, **wanted))
+
+
+class Models:
+    """The bundles of a service; every method is that of `AsyncModels`."""
+
+    def __init__(self, models: AsyncModels, wait: Wait) -> None:
+        self._models = models
+        self._wait = wait
+
+    def list(self) -> tuple[Model, ...]:
+        """All bundles in the directory of weights."""
+        return self._wait(self._models.list())
+
+    def activate(self, name: str, version: str, *, timeout_s: float | None = None) -> Model:
+        """Make a bundle inspect its product: each active recipe of that product gets a version that names it."""
+        return self._wait(self._models.activate(name, version, timeout_s=timeout_s))
+
+    def self_test(self, *, timeout_s: float | None = None) -> SelfTests:
+        """Have the golden samples of every bundle in service inspected."""
+        return self._wait(self._models.self_test(timeout_s=timeout_s))
+
+
+async def _next(items: AsyncGenerator[T]) -> T:
+    return await anext(items)

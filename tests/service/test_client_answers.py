@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import GOOD
 
-from service.client import InspectionClient, NotEvaluated, ProblemError, Retries, ServiceError, asynchronous
+from service.client import InspectionClient, NotEvaluated, ProblemError, Retries, ServiceError, calls
 from service.client.requests import InspectionRequest
 from service.client.responses import Response, read_verdict
 from service.examples import PROBLEMS, REPLY
@@ -72,7 +72,7 @@ def test_clear_answer_is_a_verdict() -> None:
 
 
 def test_answer_larger_than_any_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asynchronous, "_LARGEST_BODY", len(answer().content) - 1)
+    monkeypatch.setattr(calls, "_LARGEST_BODY", len(answer().content) - 1)
     with pytest.raises(NotEvaluated, match="more than"):
         ask(Told(answer()))
 
