@@ -90,6 +90,11 @@ class ProblemDocument(BaseModel):
     id: str | None = Field(default=None, description="Codes 41 and 50: the inspection, where it was recorded.")
 
 
+def unexpected() -> Problem:
+    """What is answered to an error that nobody thought of: nothing of it."""
+    return Problem(FAILED, "an unexpected error; the service's log has it in full")
+
+
 def respond(request: Request, problem: Problem) -> Response:
     """Answer a problem: the document, or the line where the client asked for `text/plain`."""
     kind = problem.kind
@@ -171,4 +176,4 @@ def _methods_of(request: Request) -> str:
 
 async def _on_unexpected(request: Request, error: Exception) -> Response:  # noqa: ARG001
     # Starlette raises the error again once this is answered, so that the server logs it with its traceback.
-    return respond(request, Problem(FAILED, "an unexpected error; the service's log has it in full"))
+    return respond(request, unexpected())

@@ -29,7 +29,7 @@ from service.engine.slots import SlotLayout, SlotMemory
 from service.inspector import RETRY_AFTER_S
 from service.monitoring.documents import DriftNews
 from service.preparation import Prepared
-from service.problems import FAILED, NOT_READY, Problem
+from service.problems import NOT_READY, Problem, unexpected
 from service.recipes import UnknownRecipeError
 from service.records.inspection import FrameLayout
 from service.scoring import score
@@ -265,8 +265,7 @@ class _Link:
             kind, header = Kind.WITHDRAWN, b""
         except Exception:  # whatever it is, this request must be answered and the next ones spared
             log.exception("inspection_failed")
-            unexpected = Problem(FAILED, "an unexpected error; the service's log has it in full")
-            kind, header = Kind.PROBLEM, encode_problem(unexpected)
+            kind, header = Kind.PROBLEM, encode_problem(unexpected())
             memory.put_header(asked.slot, header)
         del self._under_way[asked.memory, asked.slot, asked.generation]
         self._channel.hand_off(HandOff(kind, asked.slot, asked.generation, len(header), None, asked.memory))

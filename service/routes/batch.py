@@ -15,11 +15,12 @@ from service.disconnect import cancelled_by_disconnect
 from service.faces import BatchReply, Face, Joint, document_of, join
 from service.fields import peek_trigger, url_and_header_fields, validate
 from service.front import Front
-from service.inspector import RETRY_AFTER_S, as_problem
+from service.inspector import as_problem
 from service.negotiation import result_line, wants_line
-from service.problems import DEADLINE_PASSED, FAILED, KEY_REUSED, NOT_READY, OVERLOADED, WRONG_FIELD, Problem
+from service.problems import DEADLINE_PASSED, KEY_REUSED, NOT_READY, OVERLOADED, WRONG_FIELD, Problem, unexpected
 from service.records.database import RecordError
 from service.reply import Reply
+from service.routes.attempt import Attempt, attempt
 from service.routes.station import station_of
 from service.submission import IMAGE_PART, MAX_FACES, Submission, elapsed_ms, read_faces
 from service.withdrawal import Withdrawal
@@ -46,42 +47,28 @@ async def inspect_faces(request: Request) -> Response:
     """
     arrival = time.monotonic()
     station = station_of(request)
-    body = BodyReader(request, station.settings.max_body_bytes)
-    name: str | None = None
-    outcome = FAILED.slug
-    try:
-        request.state.trigger = peek_trigger(request)
-        given = url_and_header_fields(request)
-        fields = validate(given)
-        name = fields.station
-        with station.admitted():
-            submissions = await read_faces(
-                request, body, given, fields, arrival=arrival, default_deadline_ms=station.settings.deadline_ms
-            )
-            name = submissions[0].fields.station
-            _check_room(station, len(submissions))
-            with station.admitted_further(len(submissions) - 1):
-                await _check_count(station, submissions)
-                faces = await _inspect_all(request, station, submissions)
-        joint = join(faces)
-        outcome = _outcome(faces, joint)
-    except Problem as problem:
-        outcome = problem.kind.slug
-        if problem.kind is DEADLINE_PASSED:
-            station.metrics.deadline_missed()
-        log.warning("refused", code=problem.kind.code, status=problem.kind.status, detail=problem.detail, station=name)
-        await body.discard()
-        raise
-    except ClientDisconnect:
-        outcome = "client-gone"
-        log.warning("client_gone", station=name)
-        return Response(status_code=499)
-    except asyncio.CancelledError:  # the server stops, and its patience is at an end
-        outcome = NOT_READY.slug
-        detail = "the service shut down before the inspection was finished"
-        raise Problem(NOT_READY, detail, retry_after_s=RETRY_AFTER_S) from None
-    finally:
-        station.metrics.request(name, outcome)
+    body, known = BodyReader(request, station.settings.max_body_bytes), Attempt()
+    return await attempt(station, body, known, _inspect_faces(request, station, body, known, arrival))
+
+
+async def _inspect_faces(
+    request: Request, station: Front, body: BodyReader, known: Attempt, arrival: float
+) -> Response:
+    request.state.trigger = peek_trigger(request)
+    given = url_and_header_fields(request)
+    fields = validate(given)
+    known.station = fields.station
+    with station.admitted():
+        submissions = await read_faces(
+            request, body, given, fields, arrival=arrival, default_deadline_ms=station.settings.deadline_ms
+        )
+        known.station = submissions[0].fields.station
+        _check_room(station, len(submissions))
+        with station.admitted_further(len(submissions) - 1):
+            await _check_count(station, submissions)
+            faces = await _inspect_all(request, station, submissions)
+    joint = join(faces)
+    known.outcome = _outcome(faces, joint)
     return _answer(request, faces, joint, submissions[0])
 
 
@@ -159,7 +146,7 @@ def _face(outcome: Reply | BaseException) -> Face:
     if isinstance(outcome, Reply | Problem):
         return outcome
     log.error("unexpected_error", exc_info=outcome)
-    return Problem(FAILED, "an unexpected error; the service's log has it in full")
+    return unexpected()
 
 
 def _outcome(faces: Sequence[Face], joint: Joint) -> str:

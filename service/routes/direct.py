@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import problems
 from service.fields import peek_trigger
-from service.problems import FAILED, Problem
+from service.problems import Problem
 from service.routes import inspections
 from service.routes.station import station_of
 from service.security.gate import Gate
@@ -58,7 +58,5 @@ class _Direct:
             response = problems.respond(request, problem)
         except Exception:  # as the framework's outermost layer does; the next requests are spared
             log.exception("unexpected_error", path=_PATH)
-            response = problems.respond(
-                request, Problem(FAILED, "an unexpected error; the service's log has it in full")
-            )
+            response = problems.respond(request, problems.unexpected())
         await response(scope, receive, send)

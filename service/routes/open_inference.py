@@ -31,7 +31,7 @@ from service.open_inference import (
     decode_request,
     encode_answer,
 )
-from service.problems import DEADLINE_PASSED, FAILED, NOT_READY, Problem, headers_of
+from service.problems import DEADLINE_PASSED, FAILED, NOT_READY, Problem, headers_of, unexpected
 from service.recipes import Recipe
 from service.routes.station import station_of
 from service.scoring import TOO_LATE, FrameScore, Scoring
@@ -64,7 +64,7 @@ class _Route(APIRoute):
                 return Response(status_code=499)
             except Exception:
                 log.exception("unexpected_error", path=request.url.path)
-                return _error("an unexpected error; the service's log has it in full", FAILED.status)
+                return _error(unexpected().detail, FAILED.status)
 
         return answer
 
