@@ -8,6 +8,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from atsnet.imaging import Roi
 from atsnet.quality import Gates
 from model_export.bundle import NAME_PATTERN
+from service.moments import ISO_8601
 from service.recipes.recipe import BUNDLE_PATTERN, HeatmapStyle, Recipe
 from service.reply import VerdictWord
 
@@ -50,8 +51,8 @@ class PreviewRequest(_Request):
     review_from: Score | None = Field(
         default=None, description="The active version's if it is left out; null tries none."
     )
-    since: AwareDatetime | None = Field(default=None, description="Inspections from then on.")
-    until: AwareDatetime | None = Field(default=None, description="Inspections before then.")
+    since: Annotated[AwareDatetime, ISO_8601] | None = Field(default=None, description="Inspections from then on.")
+    until: Annotated[AwareDatetime, ISO_8601] | None = Field(default=None, description="Inspections before then.")
     bundle: str | None = Field(
         default=None, pattern=BUNDLE_PATTERN, description="Only inspections by this bundle, `name/version`."
     )

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from starlette.datastructures import QueryParams
 
 from service.fields import Name
+from service.moments import ISO_8601
 from service.problems import WRONG_FIELD, Problem
 from service.records.listing import Filters, from_cursor
 from service.reply import ReviewWord, VerdictWord
@@ -24,7 +25,7 @@ def _is_cursor(cursor: str) -> str:
     return cursor
 
 
-_Moment = Annotated[datetime, AfterValidator(_in_utc)]
+_Moment = Annotated[datetime, ISO_8601, AfterValidator(_in_utc)]
 
 
 class ListQuery(BaseModel):

@@ -168,6 +168,12 @@ def test_previews_count_and_list_what_would_change(line: Line) -> None:
     assert line.http.get("/v1/recipes").json()["recipes"][0]["active"] == 1
 
 
+@pytest.mark.parametrize("moment", [1777593600, 1777593600.5, "1777593600", "2026-05-01T06:00:00"])
+def test_period_of_a_preview_is_iso_8601_with_its_zone(line: Line, moment: object) -> None:
+    response = line.http.post(f"/v1/recipes/{NAME}/preview", json={"since": moment})
+    assert (response.status_code, response.json()["code"], response.json()["field"]) == (422, 13, "since")
+
+
 def test_previews_judge_at_the_limits_as_verdicts_do(line: Line) -> None:
     line.post(DEFECTIVE)  # 200 / 128 exactly
     url = f"/v1/recipes/{NAME}/preview"
