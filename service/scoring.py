@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,6 +65,9 @@ class Scoring(Protocol):
             Problem: Codes 10, 11, 12: the image cannot be inspected. Code 41: the deadline passed.
         """
 
+    def at_one_time(self) -> AbstractContextManager[object]:
+        """Keep the bundle until the block ends, whatever is activated meanwhile."""
+
     async def score(self, frame: UInt8Array, deadline: float) -> FrameScore:
         """Score one frame, `uint8 [H, W, C]`.
 
@@ -120,6 +125,16 @@ class BundleScoring(Frames):
         super().__init__(RecipeBook(edition.number, plans, edition.default_name), decoding)
         self.model = served_by(edition.default.plan)
         self._setup = edition.default
+
+    @contextmanager
+    def at_one_time(self) -> Iterator[None]:
+        """See `Scoring`."""
+        loaded = self._setup.loaded
+        loaded.hold()
+        try:
+            yield
+        finally:
+            loaded.release()
 
     async def score(self, frame: UInt8Array, deadline: float) -> FrameScore:
         """See `Scoring`."""

@@ -345,7 +345,7 @@ class RemoteStation(Front):
         inspector = RemoteInspector(
             session, welcome.book, self._decoder, self._lost, keeps_images=settings.archive_max_bytes > 0
         )
-        scoring = RemoteScoring(session, welcome.book, self._decoder)
+        scoring = RemoteScoring(session, welcome.book, self._decoder, inspector.at_one_time)
         for lost in self._lost:
             session.report_lost(lost.header, lost.why)
         self._lost.clear()

@@ -1,6 +1,8 @@
 """A worker's scores of frames that are no inspections, by the engine in its own process."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import orjson
 
@@ -27,13 +29,21 @@ class RemoteScoring(Frames):
         session: The connection to the engine.
         book: What images are decoded by: the plans of one of the engine's editions.
         decoding: Makes frames of images.
+        at_one_time: Keeps the engine from closing that edition's bundles for a block; see `scoring.Scoring`.
     """
 
-    def __init__(self, session: Session, book: RecipeBook[Plan], decoding: Decoding) -> None:
+    def __init__(
+        self,
+        session: Session,
+        book: RecipeBook[Plan],
+        decoding: Decoding,
+        at_one_time: Callable[[], AbstractContextManager[object]],
+    ) -> None:
         super().__init__(book, decoding)
         self.model = served_by(book.default)
         self._edition = book.number
         self._session = session
+        self.at_one_time = at_one_time
 
     async def score(self, frame: UInt8Array, deadline: float) -> FrameScore:
         """See `Scoring`."""

@@ -164,8 +164,7 @@ async def infer(request: Request, name: str, version: str | None = None) -> Resp
     station = station_of(request)
     body = BodyReader(request, station.settings.max_body_bytes)
     try:
-        with station.admitted():
-            scoring = _scoring(request, name, version)
+        with station.admitted(), (scoring := _scoring(request, name, version)).at_one_time():
             deadline = arrival + station.settings.deadline_ms / 1000
             content = await _content(request, body, deadline)
             asked = await _decode(content, request.headers.get(LENGTH_HEADER), scoring)

@@ -1,10 +1,12 @@
 """Activations under load: not one request fails, and each is decoded, scored, judged and recorded by one setup."""
 
 import itertools
+import json
 import os
 import signal
 import threading
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -174,6 +176,34 @@ def test_faces_of_one_grain_are_inspected_by_one_bundle(settings: Settings, apar
         faces = second.result().json()["faces"]
         assert [face["model_version"] for face in faces] == ["1", "1"]
         wait_until(lambda: old.closed)
+
+
+@pytest.mark.usefixtures("two")
+def test_frames_that_were_still_on_their_way_are_scored_by_the_bundle_they_are_for(
+    settings: Settings, apart: bool
+) -> None:
+    runtimes = FakeRuntimes()
+    document = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [b64encode(GOOD).decode()]}]}
+    content = json.dumps(document).encode()
+    first_part_sent, swapped = threading.Event(), threading.Event()
+
+    def in_two_parts() -> Iterator[bytes]:
+        yield content[:100]
+        first_part_sent.set()
+        swapped.wait()
+        yield content[100:]
+
+    with running(settings, runtimes, apart=apart) as line, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(line.http.post, "/v2/models/tec-grain-demo/versions/1/infer", content=in_two_parts())
+        try:
+            first_part_sent.wait()
+            wait_until(lambda: line.front._in_flight == 1)
+            assert httpx.post(f"{line.url}/v1/models/tec-grain-demo/2/activate", trust_env=False).status_code == 200
+        finally:
+            swapped.set()
+        answer = asked.result()
+        assert (answer.status_code, answer.json()["model_version"]) == (200, "1"), answer.text
+        wait_until(lambda: runtimes.made[0].closed)
 
 
 def post_faces(line: Line, images: list[bytes]) -> httpx.Response:
