@@ -49,6 +49,8 @@ def configure_logs(log_format: Literal["json", "console"], level: str) -> None:
     logging.captureWarnings(True)
     # The start and stop of the server are told by our own events; its warnings and errors still come through.
     logging.getLogger("uvicorn").setLevel(max(root.level, logging.WARNING))
+    # Of migrations, `records_migrated` tells what has become of the database.
+    logging.getLogger("alembic").setLevel(max(root.level, logging.WARNING))
 
 
 class _StandardError:

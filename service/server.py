@@ -24,7 +24,7 @@ from service.security.gate import make_gate
 from service.security.pixel_limit import limit_opencv
 from service.security.policy import Policy, check
 from service.security.slow_clients import Patience, close_slow_connections, watched_protocol
-from service.settings import Settings, SettingsError
+from service.settings import Settings, SettingsError, unknown_variables
 
 if TYPE_CHECKING:
     from service.front import Front
@@ -54,6 +54,8 @@ def serve(settings: Settings, runtime: "Runtime | None" = None, *, engine_runtim
         engine_runtime: The same with more: `module:function`, which is called with the settings in that process.
     """
     configure_logs(settings.log_format, settings.log_level)
+    for name, nearest in unknown_variables(os.environ):
+        log.warning("unknown_variable", variable=name, did_you_mean=nearest, detail="no setting has that name")
     if not limit_opencv(settings.max_pixels):
         log.warning("opencv_limit_too_late", detail="OpenCV had been loaded before; only the header's check holds")
     try:
@@ -258,12 +260,16 @@ def _announcement(settings: Settings, policy: Policy, listener: socket.socket, s
     host, port = listener.getsockname()[:2]
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     base = f"{policy.scheme}://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
-    key = "" if policy.open else '-H "Authorization: Bearer $ATSNET_API_KEY" '
+    options = "" if policy.open else '-H "Authorization: Bearer $ATSNET_API_KEY" '
+    if settings.ssl_certfile is not None:  # whoever has signed it, the certificate itself vouches for the station
+        options += f"--cacert {shlex.quote(str(settings.ssl_certfile))} "
+    if settings.ssl_ca_certs is not None:
+        options += "--cert CLIENT.pem --key CLIENT.key "
     # The records say what is active; the setting is for the very first start.
     bundle = settings.bundle if sample is None else "/".join(sample.relative_to(settings.weights).parts[:2])
     note = "" if bundle == settings.bundle else _OTHER_BUNDLE.format(asked=settings.bundle, var=settings.var)
     return (
         f"ATS-Net inspects at {base} with {bundle}; Ctrl-C stops it.\n{note}"
         f"  documentation   {base}/docs\n"
-        f"  a part to try   curl -sS {key}--data-binary {shlex.quote(f'@{sample}')} {base}/v1/inspections"
+        f"  a part to try   curl -sS {options}--data-binary {shlex.quote(f'@{sample}')} {base}/v1/inspections"
     )

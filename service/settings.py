@@ -2,6 +2,8 @@
 
 import os
 import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -14,6 +16,9 @@ from service.security.redaction import hide, is_secret
 from service.security.settings import SecuritySettings
 
 ENV_PREFIX: Final = "ATSNET_"
+
+_OF_COMMANDS: Final = frozenset({"ATSNET_API_KEY", "ATSNET_CACHE"})
+"""Variables that `atsnet inspect`, `simulate-line` and `train` take; not settings of the service."""
 
 _MIB: Final = 1024 * 1024
 _MOST_WORKERS: Final = 4
@@ -212,6 +217,21 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
             f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}{_got(item)}" for item in error.errors()
         )
         raise SettingsError(f"settings from {source}: {problems}") from error
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[tuple[str, str | None]]:
+    """Variables that look like settings and are none, each with the setting that may be meant.
+
+    Nothing takes them; of a mistyped one, the default is in force. Those of the commands (`ATSNET_API_KEY`) are known.
+    """
+    settings = [name.upper() for name in Settings.model_fields]
+    known = {f"{ENV_PREFIX}{name}" for name in settings} | _OF_COMMANDS
+    unknown = []
+    for name in sorted(environment):
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+            nearest = get_close_matches(name.upper().removeprefix(ENV_PREFIX), settings, n=1)
+            unknown.append((name, f"{ENV_PREFIX}{nearest[0]}" if nearest else None))
+    return unknown
 
 
 def _got(item: ErrorDetails) -> str:

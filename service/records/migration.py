@@ -4,9 +4,12 @@ import io
 from pathlib import Path
 from typing import Final
 
+import structlog
 from sqlalchemy import Connection, Engine, inspect
 
 from service.records.database import RecordError, writing
+
+log = structlog.get_logger(__name__)
 
 _STEPS: Final = Path(__file__).parent / "migrations"
 _FIRST: Final = "0001"
@@ -55,6 +58,9 @@ def migrate(engine: Engine) -> None:
                 "a later one made them; use that one, or another database"
             )
         command.upgrade(config, _NEWEST)
+        now = MigrationContext.configure(connection).get_current_revision()
+    if now != current:
+        log.info("records_migrated", before=current, now=now)
 
 
 def _check_first(connection: Connection) -> None:

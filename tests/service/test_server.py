@@ -228,6 +228,29 @@ def test_log_is_one_json_line_an_event(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("weights")
+def test_migration_is_one_line_and_only_where_there_was_one(tmp_path: Path) -> None:
+    for expected in (["records_migrated"], []):
+        with started(tmp_path):
+            pass
+        events = [orjson.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+        told = [event for event in events if event["logger"].startswith(("alembic", "service.records.migration"))]
+        assert [event["event"] for event in told] == expected
+
+
+@pytest.mark.usefixtures("weights")
+def test_mistyped_variable_is_a_warning_with_the_name_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATSNET_API_KEY", "of a client")
+    with started(tmp_path, archive_max_byte="7", nonsense="s3cr3t"):
+        pass
+    events = [orjson.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    told = {event["variable"]: event["did_you_mean"] for event in events if event["event"] == "unknown_variable"}
+    assert told == {"ATSNET_ARCHIVE_MAX_BYTE": "ATSNET_ARCHIVE_MAX_BYTES", "ATSNET_NONSENSE": None}
+    assert "s3cr3t" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.usefixtures("weights")
 def test_address_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

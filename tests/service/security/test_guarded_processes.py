@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import orjson
 import pytest
 import test_processes
 import test_server
@@ -110,6 +111,13 @@ def test_open_to_the_network_when_told(tmp_path: Path) -> None:
     with started(tmp_path, 1, host="0.0.0.0", allow_open="true") as url:
         assert post(url, KEY) == 200
     assert "open_to_the_network" in (tmp_path / "log").read_text()
+
+
+def test_line_to_try_trusts_the_station_s_certificate(tmp_path: Path, certificate: dict[str, Path]) -> None:
+    with test_server.started(tmp_path, **certificate) as server:
+        command = server.banner[2].partition("curl")[2]
+        reply = subprocess.run(f"curl {command}", shell=True, capture_output=True, check=True, timeout=60)
+        assert orjson.loads(reply.stdout)["verdict"] == "fail"
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,6 +1,7 @@
 """What docs/security.md says of roles and tests is so."""
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,10 @@ def test_every_promise_names_a_test() -> None:
     rows = [line for line in promises.splitlines() if line.startswith("| ")][2:]
     assert len(rows) > 15
     assert all("::test_" in row for row in rows)
+
+
+def test_no_secret_of_an_example_is_ever_committed() -> None:
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    examples = re.findall(r"(?:--file |API_KEYS_FILE=|SSL_\w+FILE=)(\S+)", DOCUMENT)
+    assert {"keys.jsonl", "station.key"} <= set(examples)
+    assert [name for name in examples if not any(fnmatch(name, pattern) for pattern in ignored)] == []
