@@ -9,9 +9,9 @@ from station_files import DOCKER, REPOSITORY, read_compose
 
 PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+(\.\d+)?[\w.-]*")
 SERVICES = (
-    "setup", "inspection", "keys", "training", "prometheus", "alertmanager", "grafana", "dcgm-exporter", "postgres",
+    "setup", "inspection", "keys", "simulated-line", "training", "prometheus", "alertmanager", "grafana", "dcgm-exporter", "postgres",
 )  # fmt: skip
-ONCE = ("setup", "keys", "training")
+ONCE = ("setup", "keys", "simulated-line", "training")
 """Those that end by themselves."""
 
 
@@ -124,7 +124,7 @@ def test_without_a_gpu_nothing_asks_for_one(compose: Any) -> None:
     for name in ("inspection", "training"):
         assert override[name]["deploy"]["resources"]["reservations"] == {"devices": None}
     assert override["inspection"]["environment"] == {"ATSNET_RUNTIME": "cpu"}
-    for name in ("setup", "keys", "inspection"):
+    for name in ("setup", "keys", "simulated-line", "inspection"):
         assert override[name]["build"] == {"target": "cpu"}
         assert override[name]["image"].endswith("-cpu")
 

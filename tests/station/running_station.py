@@ -1,12 +1,13 @@
-"""The station of the tests: the compose file of the repository, on the CPU, with images of the tests."""
+"""The station of the tests: the compose files of the repository, on the CPU, with images of the tests."""
 
 import json
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from docker_engine import Docker
 from station_images import NAME, REPOSITORY, STAND_INS
@@ -25,14 +26,20 @@ class RunningStation:
     Args:
         docker: The engine.
         settings: Variables of the compose file, beside those of the tests.
+        name: Of the compose project.
     """
 
-    def __init__(self, docker: Docker, settings: dict[str, str]) -> None:
+    def __init__(self, docker: Docker, settings: dict[str, str], name: str = NAME) -> None:
         self.docker = docker
         self.port, self.prometheus_port, self.alertmanager_port = free_ports(3)
-        self._settings = {
-            "COMPOSE_PROJECT_NAME": NAME,
-            "COMPOSE_FILE": f"{REPOSITORY}/docker-compose.yml:{REPOSITORY}/docker/compose.cpu.yml",
+        files = (
+            REPOSITORY / "docker-compose.yml",
+            REPOSITORY / "docker/compose.cpu.yml",
+            Path(__file__).with_name("compose.here.yml"),
+        )
+        self.settings = {
+            "COMPOSE_PROJECT_NAME": name,
+            "COMPOSE_FILE": ":".join(map(str, files)),
             "COMPOSE_ENV_FILES": "/dev/null",
             "STATION_IMAGE": f"{NAME}/station",
             "STATION_PORT": str(self.port),
@@ -51,17 +58,17 @@ class RunningStation:
     @property
     def image(self) -> str:
         """The image of the service."""
-        return str(self._configuration()["services"]["inspection"]["image"])
+        return str(json.loads(self.compose("config", "--format", "json"))["services"]["inspection"]["image"])
 
     def compose(self, *words: str) -> str:
         """Run `docker compose WORDS`."""
-        return self.docker("compose", "--project-directory", REPOSITORY, *words, variables=self._settings)
+        return self.docker("compose", "--project-directory", REPOSITORY, *words, variables=self.settings)
 
     def up(self) -> float:
         """Start it, and wait until it is healthy: seconds that took. The limit is compose's own."""
         start = time.monotonic()
         try:
-            self.compose("up", "--no-build", "--detach", "--wait", "--wait-timeout", str(HEALTHY_WITHIN_S), *SERVICES)
+            self.compose("up", "--no-build", "--detach", "--wait", "--wait-timeout", str(HEALTHY_WITHIN_S))
         except AssertionError as error:
             error.add_note(self.compose("logs", "--no-color", "--tail", "40"))
             raise
@@ -85,28 +92,26 @@ class RunningStation:
 
     def new_key(self, name: str, role: str) -> str:
         """Make an API key, as docs/station.md says."""
-        return self.compose("run", "--rm", "--no-deps", "keys", "new", "--name", name, "--role", role).strip()
+        return self.compose("run", "--rm", "keys", "new", "--name", name, "--role", role).strip()
 
     def inspect(self, service: str) -> dict[str, Any]:
         """What Docker says of a service's container."""
         container = self.compose("ps", "--all", "--quiet", service).strip()
         return dict(json.loads(self.docker("inspect", container))[0])
 
+    def records(self, key: str) -> list[str]:
+        """Every record as a line of CSV, the heading first."""
+        headers = {"Authorization": f"Bearer {key}", "Accept": "text/csv"}
+        with urlopen(Request(f"{self.url}/v1/inspections", headers=headers), timeout=60) as answer:
+            return list(answer.read().decode().splitlines())
+
     def metric(self, expression: str) -> list[Any]:
         """What Prometheus answers to an expression now."""
-        answer = self._ask(self.prometheus_port, f"/api/v1/query?query={quote(expression)}")
-        return list(answer["data"]["result"])
+        return list(_ask(self.prometheus_port, f"/api/v1/query?query={quote(expression)}")["data"]["result"])
 
     def alerts(self) -> list[dict[str, Any]]:
         """Alerts that Alertmanager has."""
-        return list(self._ask(self.alertmanager_port, "/api/v2/alerts"))
-
-    def _configuration(self) -> dict[str, Any]:
-        return dict(json.loads(self.compose("config", "--format", "json")))
-
-    def _ask(self, port: int, path: str) -> Any:
-        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
-            return json.load(answer)
+        return list(_ask(self.alertmanager_port, "/api/v2/alerts"))
 
 
 def free_ports(count: int) -> list[int]:
@@ -125,3 +130,8 @@ def eventually(ask: Callable[[], T], patience_s: float = 120) -> T:
     while not (answer := ask()) and time.monotonic() < end:
         time.sleep(0.5)
     return answer
+
+
+def _ask(port: int, path: str) -> Any:
+    with urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+        return json.load(answer)

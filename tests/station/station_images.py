@@ -56,6 +56,8 @@ def pip_secrets(folder: Path) -> dict[str, str]:
     if authority is not None:
         config["global"]["cert"] = _AUTHORITY
         settings["STATION_PIP_CERT"] = authority
+    if Path(wheels := values.get("find-links", "")).is_absolute():
+        settings["STATION_WHEELS"] = wheels  # with PyTorch's CPU build among them, the image for training needs no CUDA
     with (folder / "pip.conf").open("w") as file:
         config.write(file)
     return settings

@@ -1,0 +1,89 @@
+"""Every command of docs/station.md, in its order, as somebody would type it in a clone of the repository."""
+
+import logging
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from debian_packages import run
+from docker_engine import Docker
+from running_station import RunningStation
+from station_images import NAME, REPOSITORY
+
+pytestmark = [pytest.mark.station, pytest.mark.timeout(1200)]
+
+DOCUMENT = REPOSITORY / "docs/station.md"
+NOT_HERE = {
+    "docker compose exec grafana cat /run/station/grafana/admin-password": "Grafana's image comes from a registry",
+    "git pull": "the clone has nowhere to pull from",
+    "docker compose run --rm training train data/grains --out runs/grains": "takes many minutes",
+    "docker compose run --rm training calibrate runs/grains data/grains": "needs what it would have trained",
+    "docker compose run --rm training export runs/grains data/grains --name my-grain --version 1 --product my-grain":
+        "needs what it would have trained",
+}  # fmt: skip
+
+log = logging.getLogger("station")
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"^```bash\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The repository as it is now, without what git ignores."""
+    folder = tmp_path / "station"
+    listed = run("git", "-C", REPOSITORY, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(REPOSITORY / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def station(docker: Docker, built: RunningStation) -> Iterator[RunningStation]:
+    """A station of this file's own, not yet started."""
+    building = ("CPU_BASE", "STATION_PIP", "STATION_WHEELS")
+    own = {name: value for name, value in built.settings.items() if name.startswith(building)}
+    fresh = RunningStation(docker, own, name=f"{NAME}-commands")
+    yield fresh
+    fresh.remove()
+
+
+def test_every_command(station: RunningStation, clone: Path, docker: Docker) -> None:
+    files = ("docker-compose.yml", "docker/compose.cpu.yml", "tests/station/compose.here.yml")
+    settings = {
+        **station.settings,
+        "COMPOSE_FILE": ":".join(files),
+        "STATION_USER": "0:0",  # the clone is root's
+    }
+    del settings["COMPOSE_ENV_FILES"]  # the clone has a .env of its own
+    environment = {**docker.environment, **settings}
+    assert set(NOT_HERE) <= set(commands())
+
+    for command in commands():
+        if command in NOT_HERE:
+            log.info("not run: %s (%s)", command, NOT_HERE[command])
+            continue
+        here = command.replace("127.0.0.1:8000", f"127.0.0.1:{station.port}")
+        shell = ["bash", "-euo", "pipefail", "-c", here]
+        done = subprocess.run(shell, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        if "keys new" in command:
+            environment["ATSNET_API_KEY"] = done.stdout.strip()
+        if "curl" in command:
+            assert '"status":401' not in done.stdout
+            assert '"verdict":"fail"' in done.stdout or '"status":"ready"' in done.stdout
+
+    assert tarred(clone / "var.tar") >= {"./records.sqlite3", "./archive"}
+    assert (clone / "backup.sqlite3").stat().st_size > 0
+    assert sum(1 for _ in (clone / "data/grains").rglob("*.png")) >= 50
+
+
+def tarred(archive: Path) -> set[str]:
+    return {name.rstrip("/") for name in run("tar", "--list", "--file", archive).splitlines()}
