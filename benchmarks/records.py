@@ -101,6 +101,8 @@ def sample() -> Inspection:
             geometry=InputGeometry(), placement=Placement(Roi(x=0, y=0, width=640, height=480), 0, 32, 256, 192)
         ),
         detail=None,
+        face=None,
+        faces=None,
     )
 
 

@@ -75,4 +75,6 @@ class Case:
                 geometry=manifest.input, placement=self.prepared.frame.placement, style=self.setup.style
             ),
             detail=detail,
+            face=None if fields.face is None else fields.face[0] + 1,
+            faces=None if fields.face is None else fields.face[1],
         )

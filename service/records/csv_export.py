@@ -14,6 +14,7 @@ _COLUMNS: Final = (
     *("id", "created", "station", "lot", "serial", "trigger", "recipe", "recipe_version", "verdict", "result", "code"),
     *("score", "raw_score", "threshold", "regions", "ms", "model", "model_version", "model_digest"),
     *("image_sha256", "image_width", "image_height", "detail", "review", "note", "reviewer", "reviewed"),
+    *("face", "faces"),
 )
 HEADER: Final = ",".join(_COLUMNS) + "\r\n"
 

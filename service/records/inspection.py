@@ -96,6 +96,10 @@ class Inspection:
     image_height: int
     layout: FrameLayout
     detail: str | None
+    face: int | None
+    """Of a batch: which face of its part, from 1."""
+    faces: int | None
+    """Of a batch: how many there were."""
 
     def reply(self, *, timing: Timing | None = None, replayed: bool = False, heatmap: str | None = None) -> Reply:
         """The answer to the client; `timing` in place of the recorded one where the whole of it is known."""
@@ -139,6 +143,8 @@ class Inspection:
             "image_sha256": self.image_sha256,
             "image_width": self.image_width,
             "image_height": self.image_height,
+            "face": self.face,
+            "faces": self.faces,
             "detail": self.detail,
             "review": review,
         }

@@ -85,6 +85,8 @@ inspections: Final = Table(
     Column("image_height", Integer, nullable=False),
     Column("layout", JSON, nullable=False),
     Column("detail", Text),
+    Column("face", Integer),
+    Column("faces", Integer),
     Index("ix_inspections_station", "station", "id"),
     Index("ix_inspections_lot", "lot", "id"),
     Index("ix_inspections_serial", "serial", "id"),

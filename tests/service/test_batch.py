@@ -1,6 +1,8 @@
 """The faces of one grain in one request, in both forms of the service."""
 
+import csv
 import http.client
+import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -59,6 +61,25 @@ def test_every_face_gets_its_verdict_and_the_grain_one(line: Line) -> None:
         record = line.http.get(f"/v1/inspections/{face['id']}").json()
         assert (record["verdict"], record["serial"], record["trigger"]) == (face["verdict"], "A1", 7)
         assert reply["ms"] >= face["ms"] > 0
+
+
+def test_records_say_which_face_they_are_of(line: Line, runtime: FakeRuntime) -> None:
+    runtime.fail_next(RuntimeError("out of order"))
+    post(line, [SMALL, DEFECTIVE, GOOD])
+    line.post(GOOD)
+    items = line.http.get("/v1/inspections").json()["items"]
+    assert sorted((one["face"] or 0, one["faces"] or 0, one["verdict"]) for one in items) == [
+        (0, 0, "pass"),
+        (1, 3, "not_evaluated"),
+        (2, 3, "fail"),
+        (3, 3, "pass"),
+    ]
+    [failed] = [one for one in items if one["verdict"] == "fail"]
+    record = line.http.get(f"/v1/inspections/{failed['id']}").json()
+    assert (record["face"], record["faces"]) == (2, 3)
+    table = line.http.get("/v1/inspections", headers={"Accept": "text/csv"}).text
+    rows = {row["id"]: row for row in csv.DictReader(io.StringIO(table, newline=""))}
+    assert (rows[failed["id"]]["face"], rows[failed["id"]]["faces"]) == ("2", "3")
 
 
 def test_grain_passes_only_with_all_its_faces(line: Line) -> None:

@@ -8,43 +8,25 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, event
 
-from atsnet.imaging import InputGeometry, Placement, Roi
+from benchmarks.records import sample
 from service.records.database import database_url
-from service.records.inspection import FrameLayout, Inspection, is_id, new_id
+from service.records.inspection import Inspection, is_id, new_id
 from service.records.store import RecordStore
 from service.records.writer import DuplicateKeyError, RecordError
-from service.reply import Region, Timing
 
 
 def inspection(request_key: str | None = None) -> Inspection:
-    return Inspection(
-        id=new_id(),
+    return replace(
+        sample(),
         created=datetime(2026, 2, 3, 4, 5, 6, 789000, tzinfo=UTC),
         request_key=request_key,
         station="s1",
         lot=None,
         serial="Ä1",
         trigger=2**63 - 1,
-        recipe="tec-grain",
-        recipe_version=1,
-        model="tec-grain-demo",
-        model_version="1",
-        model_digest="0" * 64,
-        result=2,
-        code=0,
-        verdict="fail",
         score=1.23456789,
-        raw_score=4.5,
-        threshold=1.0,
-        regions=(Region(x=1, y=2, width=3, height=4, area=5, peak=1.5),),
-        timing=Timing(decode=1, queue=2, inference=3, record=0, total=6),
-        image_sha256="1" * 64,
-        image_width=640,
-        image_height=480,
-        layout=FrameLayout(
-            geometry=InputGeometry(), placement=Placement(Roi(x=0, y=0, width=640, height=480), 0, 32, 256, 192)
-        ),
-        detail=None,
+        face=2,
+        faces=3,
     )
 
 
@@ -69,7 +51,7 @@ def test_inspection_comes_back_as_it_was(store: RecordStore) -> None:
 
 
 def test_what_is_not_known_stays_so(store: RecordStore) -> None:
-    unknown = dict.fromkeys(("station", "lot", "serial", "trigger", "score", "raw_score", "detail"))
+    unknown = dict.fromkeys(("station", "lot", "serial", "trigger", "score", "raw_score", "detail", "face", "faces"))
     written = [replace(inspection(), **unknown, regions=()) for _ in range(3)]
 
     async def scenario() -> None:
