@@ -115,22 +115,21 @@ def simulate_line(
     except ValueError as error:
         raise CommandError(ExitCode.USAGE, str(error)) from error
     tls = Tls(ca=tls_ca, certificate=tls_certificate)
-    try:
-        with serving(url, serve) if serve is not None else nullcontext():
-            summary, refusal = asyncio.run(
-                _run(
-                    conveyor,
-                    specimens,
-                    lambda: AsyncInspectionClient(url, timeout_s=deadline_ms / 1000, api_key=api_key, tls=tls),
-                    recipe=recipe,
-                    deadline_ms=deadline_ms,
-                    count=count,
-                    duration_s=duration,
-                    wait_s=wait,
-                )
+    with serving(url, serve) if serve is not None else nullcontext():
+        if serve is not None:
+            messages().print(f"a service listens on {url}, its pages are {url}/docs; its log is in {serve}")
+        summary, refusal = asyncio.run(
+            _run(
+                conveyor,
+                specimens,
+                lambda: AsyncInspectionClient(url, timeout_s=deadline_ms / 1000, api_key=api_key, tls=tls),
+                recipe=recipe,
+                deadline_ms=deadline_ms,
+                count=count,
+                duration_s=duration,
+                wait_s=wait,
             )
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--url") from error
+        )
     if json:
         typer.echo(summary.model_dump_json(indent=2, by_alias=True))
     else:

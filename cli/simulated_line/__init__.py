@@ -1,4 +1,7 @@
-"""A line that is not there: drawn parts, presented to a service as the controllers of a line would present them."""
+"""A line that is not there: drawn parts, presented to a service as the controllers of a line would present them.
+
+It needs the detector's procedural grains and the service's client; no other room may know both (docs/decisions/0002).
+"""
 
 from cli.simulated_line.controller import Controller
 from cli.simulated_line.conveyor import Conveyor, Part, new_run

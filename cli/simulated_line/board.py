@@ -60,7 +60,7 @@ def progress_line(summary: Summary) -> str:
 
 
 def _stations(summary: Summary) -> Table:
-    table = _table("by station; parts, verdicts, and ms from when a part was due")
+    table = _table(f"{summary.run}: by station; ms from when a part was due")
     table.add_column("station", no_wrap=True)
     for heading in ("parts", "/s", "pass", "review", "fail", "none", "p50", "p95", "p99", "max"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -98,7 +98,7 @@ def _remarks(summary: Summary) -> list[Text]:
     lines = [
         Text(
             f"{summary.parts_per_s:.2f} of {summary.parts_per_s_wanted:g} parts/s, {summary.under_way} under way, "
-            f"posted at most {summary.longest_delay_ms:.1f} ms late; lots {summary.run}-L..."
+            f"posted {summary.longest_delay_ms:.1f} ms late at most"
         ),
         Text(
             f"agreement {_percent(summary.agreement)}: {summary.false_rejects} good parts did not pass, "
@@ -106,8 +106,8 @@ def _remarks(summary: Summary) -> list[Text]:
         ),
         Text(f"refused: {refused}"),
         Text(
-            f"posted twice: {repeats.sent}, compared: {repeats.checked}, contradicted: {repeats.contradicted}; "
-            f"unanswered: {summary.unanswered}; engine failed: {summary.failed}",
+            f"posted twice {repeats.sent}, compared {repeats.checked}, contradicted {repeats.contradicted}; "
+            f"unanswered {summary.unanswered}; failed {summary.failed}",
             style=wrong,
         ),
     ]
@@ -127,7 +127,7 @@ def _sum(counts: list[VerdictCounts]) -> VerdictCounts:
 
 
 def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    return "-" if value is None else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
 def _percent(share: float | None) -> str:

@@ -1,5 +1,6 @@
 """A service for the line alone: a process that comes and goes with it."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,18 +20,19 @@ _DRAIN_S: Final = 120
 def serving(url: str, var: Path) -> Iterator[None]:
     """Run `atsnet serve` at an address until the block ends; all it keeps is in `var`, its log too.
 
-    It does not get the terminal's Ctrl-C: it ends after the line, and answers until then.
+    It does not get the terminal's Ctrl-C: it ends after the line, and answers until then. SIGTERM is as Ctrl-C
+    meanwhile, for a process that ends at once would leave it behind.
 
     Raises:
-        ServiceError: It does not start; the end of its log says why.
-        ValueError: The address is none to listen at without a certificate.
+        ServiceError: It does not start, and the end of its log says why; or the address is none to serve at.
     """
     address = urlsplit(url)
     if address.scheme != "http" or not address.hostname:
-        raise ValueError(f"{url} is no address to serve at; one is http://127.0.0.1:8000")
+        raise ServiceError(f"{url} is no address to serve at; one is http://127.0.0.1:8000")
     where = ("--host", address.hostname, "--port", str(address.port or 80), "--var", str(var))
     var.mkdir(parents=True, exist_ok=True)
     path = var / "serve.log"
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with path.open("wb") as log:
         process = subprocess.Popen(
             [*_COMMAND, *where], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
@@ -44,6 +46,7 @@ def serving(url: str, var: Path) -> Iterator[None]:
             yield
         finally:
             _end(process)
+            signal.signal(signal.SIGTERM, before)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

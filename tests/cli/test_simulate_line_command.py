@@ -72,7 +72,8 @@ def test_real_service_without_torch(tmp_path: Path, free_url: str) -> None:
     assert '"event":"stopped"' in inspected
 
 
-def test_interrupt_ends_with_the_summary(tmp_path: Path, free_url: str) -> None:
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_with_the_summary(tmp_path: Path, free_url: str, told: signal.Signals) -> None:
     command = program(
         "simulate-line", "--serve", tmp_path / "var", "--url", free_url, *FEW, "--size", 256, "--json", "--seed", 3,
         "--deadline-ms", 60_000, "--rate", "20/s",
@@ -81,12 +82,30 @@ def test_interrupt_ends_with_the_summary(tmp_path: Path, free_url: str) -> None:
         log = tmp_path / "var" / "serve.log"
         while process.poll() is None and not (log.exists() and "SIM-" in log.read_text()):
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, told)
         out, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     summary = json.loads(out)
     assert (summary["unanswered"], summary["under_way"]) == (0, 0)
     assert summary["posted"] > 0
+
+
+def test_service_does_not_outlive_a_line_that_is_ended_early(tmp_path: Path, free_url: str) -> None:
+    command = program("simulate-line", "--serve", tmp_path / "var", "--url", free_url, *FEW)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and not (tmp_path / "var" / "serve.log").exists():
+            time.sleep(0.01)
+        process.terminate()
+        process.communicate(timeout=120)
+    assert process.returncode in {0, 130}
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{free_url}/livez", trust_env=False)
+
+
+def test_address_that_is_none_to_serve_at(tmp_path: Path) -> None:
+    result = atsnet("simulate-line", *FEW, "--serve", tmp_path / "var", "--url", "https://station")
+    assert result.exit_code == 6
+    assert "no address to serve at" in result.stderr
 
 
 def test_service_that_cannot_start_says_why(tmp_path: Path) -> None:
@@ -122,7 +141,7 @@ def test_contradiction_is_a_fault(answered: HaveAnswered) -> None:
     result = atsnet("simulate-line", *FEW, "--count", 3, "--repeat", 1, "--rate", "1000/s")
     assert result.exit_code == 11
     assert len(asked) == 6
-    assert "contradicted: 3" in result.stdout
+    assert "contradicted 3" in result.stdout
 
 
 def test_refusal_of_every_part(answered: HaveAnswered) -> None:
@@ -151,7 +170,7 @@ def test_rates(answered: HaveAnswered, rate: str, wanted: float) -> None:
     "wrong",
     [
         ("--rate", "0"), ("--rate", "5/day"), ("--rate", "fast"), ("--rate", "nan"), ("--defect", "dent"),
-        ("--pictures", "3"), ("--serve", "var", "--url", "https://station"), ("--defective", "1.5"),
+        ("--pictures", "3"), ("--defective", "1.5"),
     ],
     ids=" ".join,
 )  # fmt: skip
