@@ -12,7 +12,7 @@ import structlog
 from atsnet.imaging import Float32Array
 from service import problems
 from service.events import Bell, Feed
-from service.inspector import RETRY_AFTER_S, Inspect
+from service.inspector import Inspect
 from service.metrics import Exposition
 from service.monitoring.documents import DriftDocument, DriftNews
 from service.picture import ImageFile
@@ -30,6 +30,7 @@ from service.recipes.documents import (
 )
 from service.records.audit import Actor
 from service.records.store import RecordReader
+from service.refusals import RETRY_AFTER_S
 from service.reply import Reply
 from service.scoring import Scoring
 from service.settings import Settings

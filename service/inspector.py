@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
-from atsnet.imaging import ImageError, ImageTooLargeError, NotAnImageError
+from atsnet.imaging import ImageError
 from service import problems
 from service.archive import Archive, Keepsake
 from service.case import Case
@@ -24,6 +24,7 @@ from service.recipes import UnknownRecipeError
 from service.records.inspection import Inspection
 from service.records.store import RecordStore
 from service.records.writer import DuplicateKeyError, RecordError, RecordLateError
+from service.refusals import RETRY_AFTER_S, as_problem, check_in_time, late, still_recording
 from service.reply import Reply, Timing
 from service.scheduler import DeadlinePassedError, EngineError, QueueFullError, SchedulerClosedError, Scored
 from service.setups import Edition, Setup, hold, release
@@ -31,8 +32,6 @@ from service.submission import Submission, elapsed_ms
 from service.verdict import RESULTS, NotFiniteError, find_regions, judge
 
 log = structlog.get_logger(__name__)
-
-RETRY_AFTER_S: Final = 1
 
 Inspect = Callable[[Submission, AbstractAsyncContextManager[None]], Coroutine[Any, Any, Reply]]
 """See `Inspector.inspect`."""
@@ -204,7 +203,7 @@ class Inspector:
                 self._count(case, inspection, scored, elapsed_ms(handed_over))
 
             self._latecomers.follow(inspection, error.written, then, None if held is None else held.pop_all())
-            raise _still_recording(case.submission) from None
+            raise still_recording(case.submission) from None
         except RecordError as error:
             raise Problem(problems.FAILED, str(error)) from error
         record_ms = elapsed_ms(handed_over)
@@ -247,7 +246,7 @@ class Inspector:
             await self._records.write(inspection, deadline)
         except RecordLateError as error:
             self._latecomers.follow(inspection, error.written, then)
-            return _still_recording(case.submission)
+            return still_recording(case.submission)
         except RecordError as error:
             return Problem(problems.FAILED, f"{why}; {error}")
         then()
@@ -279,47 +278,6 @@ async def _score(setup: Setup, prepared: Prepared, deadline: float) -> Scored | 
     if time.monotonic() >= deadline:
         raise DeadlinePassedError("the deadline passed while the image was inspected")
     return scored
-
-
-def late(submission: Submission) -> Problem:
-    """The deadline passed before there was a verdict."""
-    detail = f"no verdict {elapsed_ms(submission.arrival)} ms after arrival, when the deadline had passed"
-    return Problem(problems.DEADLINE_PASSED, detail)
-
-
-def _still_recording(submission: Submission) -> Problem:
-    detail = (
-        f"the record was still being written {elapsed_ms(submission.arrival)} ms after arrival, when the deadline had "
-        "passed; once it is, a retry with the same key gets its verdict"
-    )
-    return Problem(problems.DEADLINE_PASSED, detail)
-
-
-def check_in_time(submission: Submission, reply: Reply) -> None:
-    """Raise the `Problem` (code 41) that a verdict is when it comes after its deadline, if it does."""
-    if time.monotonic() >= submission.deadline:
-        detail = (
-            f"the verdict was recorded as {reply.id}, but {elapsed_ms(submission.arrival)} ms after arrival, when "
-            "the deadline had passed; a retry with the same key gets it"
-        )
-        raise Problem(problems.DEADLINE_PASSED, detail, extensions={"id": reply.id})
-
-
-def as_problem(error: Exception) -> Problem:
-    """What is answered to an image, a recipe or a queue that is not as it should be."""
-    match error:
-        case ImageTooLargeError():
-            return Problem(problems.TOO_LARGE, str(error))
-        case NotAnImageError():
-            return Problem(problems.NOT_AN_IMAGE, str(error))
-        case ImageError():
-            return Problem(problems.UNUSABLE_IMAGE, str(error))
-        case UnknownRecipeError():
-            return Problem(problems.UNKNOWN, str(error))
-        case QueueFullError():
-            return Problem(problems.OVERLOADED, str(error), retry_after_s=RETRY_AFTER_S)
-        case _:  # the scheduler is closing, or the records do not answer
-            return Problem(problems.NOT_READY, str(error), retry_after_s=RETRY_AFTER_S)
 
 
 def _log(inspection: Inspection, timing: Timing) -> None:

@@ -94,10 +94,8 @@ class ListedRecord(Verdict):
     image_sha256: str
     image_width: int
     image_height: int
-    face: int | None = Field(
-        description="Of a batch: which face of its part, from 1; else null."
-    )
-    faces: int | None = Field(description="Of a batch: how many faces there were.")
+    face: int | None = Field(default=None, description="Of a batch: which face of its part, from 1; else null.")
+    faces: int | None = Field(default=None, description="Of a batch: how many faces there were.")
     detail: str | None = Field(description="What went wrong, for result 3.")
     review: Review | None = Field(default=None, description="The latest review; null where there is none.")
 

@@ -11,9 +11,9 @@ from atsnet.imaging import Float32Array, ImageError, InputGeometry, UInt8Array
 from service import problems
 from service.decoding import Decoding
 from service.fields import Fields
-from service.inspector import RETRY_AFTER_S, as_problem
 from service.problems import Problem
 from service.recipes import Recipe, RecipeBook, UnknownRecipeError
+from service.refusals import RETRY_AFTER_S, as_problem
 from service.scheduler import DeadlinePassedError, EngineError, QueueFullError, SchedulerClosedError
 from service.setups import Edition, Plan, Setup
 from service.submission import Submission

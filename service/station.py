@@ -17,7 +17,7 @@ from service.archive import Archive, ArchiveLimits
 from service.bundles import BundleMissingError, Bundles, BundleUnusableError
 from service.decoding import Decoder, Decoding
 from service.front import Front, StartError
-from service.inspector import RETRY_AFTER_S, Inspector
+from service.inspector import Inspector
 from service.latecomers import Latecomers
 from service.management import Management
 from service.metrics import Exposition, Limits, Metrics
@@ -28,6 +28,7 @@ from service.recipes.store import RecipeStore
 from service.records.configuration import note_configuration
 from service.records.database import RecordError, database_url
 from service.records.store import RecordStore
+from service.refusals import RETRY_AFTER_S
 from service.runtimes.choice import make_interim_runtime, make_runtime
 from service.runtimes.protocol import Runtime
 from service.scheduler import Scheduler

@@ -26,12 +26,12 @@ from service.engine.messages import (
     problem_parts,
 )
 from service.engine.slots import SlotLayout, SlotMemory
-from service.inspector import RETRY_AFTER_S
 from service.monitoring.documents import DriftNews
 from service.preparation import Prepared
 from service.problems import NOT_READY, Problem, unexpected
 from service.recipes import UnknownRecipeError
 from service.records.inspection import FrameLayout
+from service.refusals import RETRY_AFTER_S
 from service.scoring import score
 from service.setups import Edition, Plan, hold, release
 from service.station import Station

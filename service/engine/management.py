@@ -8,7 +8,6 @@ from pydantic import BaseModel
 from service import problems
 from service.engine.session import EngineLostError, Session
 from service.front import Manages
-from service.inspector import RETRY_AFTER_S
 from service.monitoring.documents import DriftDocument
 from service.problems import Problem
 from service.recipes.documents import (
@@ -23,6 +22,7 @@ from service.recipes.documents import (
     SelfTests,
 )
 from service.records.audit import Actor
+from service.refusals import RETRY_AFTER_S
 
 _Document = TypeVar("_Document", bound=BaseModel)
 

@@ -22,7 +22,7 @@ from service.engine.remote_scoring import RemoteScoring
 from service.engine.session import EngineLostError, Session
 from service.engine.slots import SlotsFullError
 from service.front import Front
-from service.inspector import RETRY_AFTER_S, Inspect, as_problem, check_in_time, late
+from service.inspector import Inspect
 from service.metrics import OTHER_STATIONS, Exposition, Restarts, expose, ready_gauge
 from service.picture import ImageFile
 from service.preparation import Prepared
@@ -30,6 +30,7 @@ from service.problems import Problem
 from service.recipes import RecipeBook, UnknownRecipeError
 from service.records.database import database_url
 from service.records.store import RecordReader
+from service.refusals import RETRY_AFTER_S, as_problem, check_in_time, late
 from service.reply import Reply
 from service.settings import Settings
 from service.setups import Plan

@@ -12,9 +12,9 @@ from service.decoding import Decoding
 from service.engine.messages import Kind, decode_problem
 from service.engine.session import EngineLostError, Session
 from service.engine.slots import SlotsFullError
-from service.inspector import RETRY_AFTER_S
 from service.problems import Problem
 from service.recipes import RecipeBook
+from service.refusals import RETRY_AFTER_S
 from service.scoring import TOO_LATE, Frames, FrameScore, served_by
 from service.setups import Plan
 

@@ -11,8 +11,8 @@ from starlette.requests import ClientDisconnect
 
 from service.body import BodyReader
 from service.front import Front
-from service.inspector import RETRY_AFTER_S
 from service.problems import DEADLINE_PASSED, FAILED, NOT_READY, Problem
+from service.refusals import RETRY_AFTER_S
 
 log = structlog.get_logger(__name__)
 

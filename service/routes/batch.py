@@ -15,10 +15,10 @@ from service.disconnect import cancelled_by_disconnect
 from service.faces import BatchReply, Face, Joint, document_of, join
 from service.fields import peek_trigger, url_and_header_fields, validate
 from service.front import Front
-from service.inspector import as_problem
 from service.negotiation import result_line, wants_line
 from service.problems import DEADLINE_PASSED, KEY_REUSED, NOT_READY, OVERLOADED, WRONG_FIELD, Problem, unexpected
 from service.records.database import RecordError
+from service.refusals import as_problem
 from service.reply import Reply
 from service.routes.attempt import Attempt, attempt
 from service.routes.station import station_of

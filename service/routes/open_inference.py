@@ -19,7 +19,6 @@ from starlette.requests import ClientDisconnect
 from atsnet.imaging import UInt8Array
 from service.body import BodyReader
 from service.disconnect import cancelled_by_disconnect
-from service.inspector import RETRY_AFTER_S
 from service.open_inference import (
     LENGTH_HEADER,
     ErrorDocument,
@@ -33,6 +32,7 @@ from service.open_inference import (
 )
 from service.problems import DEADLINE_PASSED, FAILED, NOT_READY, Problem, headers_of, unexpected
 from service.recipes import Recipe
+from service.refusals import RETRY_AFTER_S
 from service.routes.station import station_of
 from service.scoring import TOO_LATE, FrameScore, Scoring
 from service.verdict import judge

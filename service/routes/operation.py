@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Request, Response
 
 from service import examples
-from service.inspector import RETRY_AFTER_S
 from service.problems import NOT_READY, Problem
+from service.refusals import RETRY_AFTER_S
 from service.routes.station import station_of
 
 router = APIRouter(tags=["operation"])

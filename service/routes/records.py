@@ -18,7 +18,6 @@ from atsnet.imaging import decode
 from service import examples
 from service.body import BodyReader
 from service.heatmap import heatmap_png, overlay_png
-from service.inspector import RETRY_AFTER_S
 from service.negotiation import wants_csv
 from service.problems import NOT_READY, TOO_LARGE, UNKNOWN, WRONG_FIELD, Problem, ProblemDocument
 from service.records import csv_export
@@ -28,6 +27,7 @@ from service.records.inspection import Inspection, is_id
 from service.records.listing import read_page
 from service.records.query import ListQuery, query_parameters, read_query, wrong, wrong_value
 from service.records.store import RecordReader
+from service.refusals import RETRY_AFTER_S
 from service.reply import RecordDocument, RecordPage, Review, ReviewWord
 from service.routes.station import station_of
 
