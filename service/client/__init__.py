@@ -32,6 +32,9 @@ from service.client.errors import (
 )
 from service.client.management_answers import (
     Change,
+    Drift,
+    DriftAlarm,
+    DriftQuantity,
     Gates,
     HeatmapStyle,
     Limits,
@@ -53,6 +56,9 @@ __all__ = [
     "BusyError",
     "Change",
     "DeadlinePassedError",
+    "Drift",
+    "DriftAlarm",
+    "DriftQuantity",
     "FailedError",
     "FieldError",
     "Gates",

@@ -10,6 +10,7 @@ from pydantic_core import to_jsonable_python
 
 from service.client.calls import Calls
 from service.client.management_answers import (
+    Drift,
     Gates,
     HeatmapStyle,
     Model,
@@ -103,6 +104,19 @@ class AsyncRecipes:
     async def preview(self, name: str, **wanted: Unpack[PreviewOptions]) -> Preview:
         """What other thresholds would have done to the recorded inspections; nothing is changed."""
         return await _post(self._calls, f"{_recipe(name)}/preview", Preview, dict(wanted))
+
+    async def drift(self, name: str) -> Drift:
+        """How the parts of an active recipe compare with those that it was calibrated on.
+
+        Raises:
+            UnknownError: There is no such recipe, or nobody watches it.
+            ServiceError: No clear answer came.
+        """
+        return await _get(self._calls, f"{_recipe(name)}/drift", Drift)
+
+    async def reset_drift(self, name: str) -> Drift:
+        """Forget what was seen of a recipe's parts, alarms included, and watch anew."""
+        return await _post(self._calls, f"{_recipe(name)}/drift/reset", Drift, None)
 
 
 class AsyncModels:

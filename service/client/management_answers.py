@@ -113,6 +113,39 @@ class Preview(_Document):
     changes: tuple[Change, ...]
 
 
+class DriftAlarm(_Document):
+    """An alarm that lasts."""
+
+    test: Literal["sequential", "stability"]
+    change: Literal["higher", "lower", "wider", "narrower"]
+    since: datetime
+    observation: int
+
+
+class DriftQuantity(_Document):
+    """How one quantity stands."""
+
+    level: float
+    """1 is the limit, and at least 1 during an alarm."""
+    psi: float | None
+    psi_limit: float
+    evidence: float
+    evidence_limit: float
+    alarm: DriftAlarm | None
+
+
+class Drift(_Document):
+    """How the parts of a recipe compare with those that it was calibrated on."""
+
+    recipe: str
+    revision: str
+    observations: int
+    basis: Literal["calibration", "production"]
+    learning: bool
+    level: float
+    quantities: dict[Literal["score", "brightness", "sharpness"], DriftQuantity]
+
+
 class SelfTest(_Document):
     """What came of the golden samples of one bundle."""
 

@@ -25,7 +25,7 @@ from service.client.answers import (
 from service.client.asynchronous import AsyncInspectionClient
 from service.client.connection import ClientOptions
 from service.client.management import AsyncModels, AsyncRecipes, PreviewOptions, RecipeChanges
-from service.client.management_answers import Model, Preview, RecipeHistory, RecipeList, RecipeVersion, SelfTests
+from service.client.management_answers import Drift, Model, Preview, RecipeHistory, RecipeList, RecipeVersion, SelfTests
 from service.client.records import Filters
 from service.client.requests import GrainOptions, InspectionOptions, Pixels
 from service.reply import ReviewWord
@@ -215,6 +215,14 @@ class Recipes:
     def preview(self, name: str, **wanted: Unpack[PreviewOptions]) -> Preview:
         """What other thresholds would have done to the recorded inspections; nothing is changed."""
         return self._wait(self._recipes.preview(name, **wanted))
+
+    def drift(self, name: str) -> Drift:
+        """How the parts of an active recipe compare with those that it was calibrated on."""
+        return self._wait(self._recipes.drift(name))
+
+    def reset_drift(self, name: str) -> Drift:
+        """Forget what was seen of a recipe's parts, alarms included, and watch anew."""
+        return self._wait(self._recipes.reset_drift(name))
 
 
 class Models:

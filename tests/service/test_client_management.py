@@ -25,6 +25,7 @@ from service.client import (
     management_answers,
     synchronous,
 )
+from service.monitoring import documents as drift_documents
 from service.recipes import documents, recipe
 
 
@@ -84,6 +85,17 @@ def test_models(line: Line) -> None:
         assert client.models.activate("tec-grain-demo", "1", timeout_s=30).state == "active"
 
 
+def test_drift(line: Line) -> None:
+    with InspectionClient(line.url) as client:
+        for number in range(3):
+            client.inspect(GOOD, serial=f"A{number}")
+        drift = client.recipes.drift("tec-grain")
+        assert (drift.recipe, drift.observations, drift.basis, drift.learning) == ("tec-grain", 3, "production", True)
+        assert client.recipes.reset_drift("tec-grain").observations == 0
+        with pytest.raises(UnknownError):
+            client.recipes.drift("nut")
+
+
 def test_asynchronous_client(line: Line) -> None:
     async def scenario() -> None:
         async with AsyncInspectionClient(line.url) as client:
@@ -105,11 +117,12 @@ def test_changes_are_asked_once(told: Any, error: type[Exception]) -> None:
         for change in (
             lambda: client.recipes.create("tec-grain"),
             lambda: client.recipes.activate("tec-grain", 2),
+            lambda: client.recipes.reset_drift("tec-grain"),
             lambda: client.models.activate("tec-grain-demo", "2"),
         ):
             with pytest.raises(error):
                 change()
-    assert len(service.requests) == 3
+    assert len(service.requests) == 4
 
 
 def test_made_version_is_status_201_alone() -> None:
@@ -130,6 +143,9 @@ def test_made_version_is_status_201_alone() -> None:
         (management_answers.RecipeList, documents.RecipeList),
         (management_answers.Change, documents.Change),
         (management_answers.Preview, documents.PreviewDocument),
+        (management_answers.DriftAlarm, drift_documents.AlarmDocument),
+        (management_answers.DriftQuantity, drift_documents.QuantityDocument),
+        (management_answers.Drift, drift_documents.DriftDocument),
         (management_answers.SelfTest, documents.SelfTestDocument),
         (management_answers.SelfTests, documents.SelfTests),
         (management_answers.Model, documents.ModelDocument),
