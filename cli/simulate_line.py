@@ -136,7 +136,7 @@ def simulate_line(
         results().print(board(summary))
     if refusal is not None:
         raise refusal
-    if not summary.is_sound:
+    if summary.faults:
         raise typer.Exit(ExitCode.LINE_FAULT)
 
 

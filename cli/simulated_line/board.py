@@ -51,11 +51,10 @@ def board(summary: Summary) -> RenderableType:
 def progress_line(summary: Summary) -> str:
     """The same in one line, for a log."""
     latency = summary.latency_ms
-    wrong = summary.repeats.contradicted + summary.unanswered + summary.failed
     return (
         f"{summary.seconds:.0f} s: {summary.posted} parts, {summary.parts_per_s:.1f}/s, "
         f"p50 {_ms(latency.p50)} p99 {_ms(latency.p99)} ms, "
-        f"{sum(summary.refused.values())} refused, {wrong} wrong, agreement {_percent(summary.agreement)}"
+        f"{sum(summary.refused.values())} refused, {summary.faults} wrong, agreement {_percent(summary.agreement)}"
     )
 
 
@@ -94,7 +93,6 @@ def _truth(summary: Summary) -> Table:
 def _remarks(summary: Summary) -> list[Text]:
     repeats = summary.repeats
     refused = ", ".join(f"{count} of code {code}" for code, count in summary.refused.items()) or "none"
-    wrong = "red" if repeats.contradicted + summary.unanswered + summary.failed else "green"
     lines = [
         Text(
             f"{summary.parts_per_s:.2f} of {summary.parts_per_s_wanted:g} parts/s, {summary.under_way} under way, "
@@ -108,7 +106,7 @@ def _remarks(summary: Summary) -> list[Text]:
         Text(
             f"posted twice {repeats.sent}, compared {repeats.checked}, contradicted {repeats.contradicted}; "
             f"unanswered {summary.unanswered}; failed {summary.failed}",
-            style=wrong,
+            style="red" if summary.faults else "green",
         ),
     ]
     return lines + [Text(trouble, style="red") for trouble in summary.troubles]

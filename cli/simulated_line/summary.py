@@ -88,6 +88,6 @@ class Summary(_Document):
     """The first things that must not happen, in words."""
 
     @property
-    def is_sound(self) -> bool:
-        """Whether every part got one answer, and the same one whenever it was asked for again."""
-        return not (self.repeats.contradicted or self.unanswered or self.failed)
+    def faults(self) -> int:
+        """How often a part got no answer, two different ones, or one that says that the engine failed."""
+        return self.repeats.contradicted + self.unanswered + self.failed

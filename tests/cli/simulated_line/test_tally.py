@@ -39,19 +39,19 @@ def test_verdicts_by_station_and_truth() -> None:
     assert list(summary.truth) == ["good", "chip", "crack", "pit"]
     assert (summary.false_rejects, summary.escapes) == (2, 2)
     assert summary.agreement == pytest.approx(3 / 7, abs=1e-4)
-    assert (summary.refused, summary.is_sound, summary.posted, summary.under_way) == ({"40": 1}, True, 8, 0)
+    assert (summary.refused, summary.faults, summary.posted, summary.under_way) == ({"40": 1}, 0, 8, 0)
 
 
 def test_nothing_yet() -> None:
     summary = counted(now_s=0.0)
-    assert (summary.agreement, summary.latency_ms.p99, summary.parts_per_s, summary.is_sound) == (None, None, 0.0, True)
+    assert (summary.agreement, summary.latency_ms.p99, summary.parts_per_s, summary.faults) == (None, None, 0.0, 0)
 
 
 def test_replay_that_agrees() -> None:
     again = verdict("fail", replayed=True, ms=3.0)
     summary = counted(presented(verdict("fail"), again), presented(again, verdict("fail"), repeat="meanwhile"))
     assert (summary.repeats.sent, summary.repeats.checked, summary.repeats.contradicted) == (2, 2, 0)
-    assert summary.is_sound
+    assert not summary.faults
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_replay_that_agrees() -> None:
 )
 def test_replay_that_contradicts(again: Verdict | KeyReusedError, words: str) -> None:
     summary = counted(presented(verdict("fail"), again))
-    assert (summary.repeats.checked, summary.repeats.contradicted, summary.is_sound) == (1, 1, False)
+    assert (summary.repeats.checked, summary.repeats.contradicted, summary.faults) == (1, 1, 1)
     assert words in summary.troubles[0]
     assert "SIM-000001" in summary.troubles[0]
 
@@ -79,7 +79,7 @@ def test_first_answer_is_no_replay_of_a_later_request() -> None:
 def test_repeat_without_an_answer_proves_nothing() -> None:
     summary = counted(presented(verdict("pass"), BusyError("full", code=40, status=503)))
     assert (summary.repeats.sent, summary.repeats.checked, summary.refused) == (1, 0, {"40": 1})
-    assert summary.is_sound
+    assert not summary.faults
 
 
 @pytest.mark.parametrize(
@@ -93,18 +93,18 @@ def test_repeat_without_an_answer_proves_nothing() -> None:
 def test_unanswered(error: NotEvaluated | DeadlinePassedError) -> None:
     for each in (presented(error), presented(verdict("pass"), error)):
         summary = counted(each)
-        assert (summary.unanswered, summary.is_sound, summary.refused) == (1, False, {})
+        assert (summary.unanswered, summary.faults, summary.refused) == (1, 1, {})
     assert counted(presented(error)).latency_ms.p50 is None
 
 
 def test_late_by_the_services_own_word_is_a_refusal() -> None:
     summary = counted(presented(DeadlinePassedError("late", code=41, status=504)))
-    assert (summary.refused, summary.unanswered, summary.is_sound) == ({"41": 1}, 0, True)
+    assert (summary.refused, summary.unanswered, summary.faults) == ({"41": 1}, 0, 0)
 
 
 def test_engine_that_failed() -> None:
     summary = counted(presented(FailedError("failed", code=50, status=500, result=3)))
-    assert (summary.failed, summary.is_sound, summary.refused) == (1, False, {})
+    assert (summary.failed, summary.faults, summary.refused) == (1, 1, {})
 
 
 def test_times() -> None:
