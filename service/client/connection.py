@@ -10,6 +10,9 @@ import httpx
 from service.client.errors import ServiceError
 from service.client.retries import Retries
 
+_LIMITS: Final = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+"""No part waits for another one's connection; how many inspections may be under way is for the service to say."""
+
 TIMEOUT_S: Final = 60.0
 """Longest wait for a call that names no deadline of its own, in seconds."""
 
@@ -75,5 +78,10 @@ def open_http(url: str, api_key: str | None, tls: Tls, transport: httpx.AsyncBas
         headers["Authorization"] = f"Bearer {api_key.strip()}"
     # The service is on this line's network: a proxy from the environment would be a detour at best.
     return httpx.AsyncClient(
-        base_url=address, headers=headers, verify=tls.context(), transport=transport, trust_env=False
+        base_url=address,
+        headers=headers,
+        verify=tls.context(),
+        transport=transport,
+        limits=_LIMITS,
+        trust_env=False,
     )

@@ -235,3 +235,24 @@ def test_cancelled_call_ends(recwarn: pytest.WarningsRecorder) -> None:
 
     asyncio.run(scenario())
     assert not recwarn.list
+
+
+def test_no_part_waits_for_the_connection_of_another() -> None:
+    count = 150
+    answering = asyncio.Barrier(count)
+
+    async def answer_all_at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await answering.wait()
+        writer.write(WHOLE)
+        writer.close()
+        await writer.wait_closed()
+
+    async def scenario() -> None:
+        server = await asyncio.start_server(answer_all_at_once, "127.0.0.1", 0, backlog=count)
+        host, port = server.sockets[0].getsockname()
+        async with server, AsyncInspectionClient(f"http://{host}:{port}", retries=Retries(connect_s=30)) as client:
+            verdicts = await asyncio.gather(*(client.inspect(GOOD, **ASKED, deadline_ms=30_000) for _ in range(count)))
+            assert all(verdict.passed for verdict in verdicts)
+
+    asyncio.run(scenario())
