@@ -16,6 +16,7 @@ from service import problems
 from service.archive import Archive, ArchiveLimits
 from service.bundles import BundleMissingError, Bundles, BundleUnusableError
 from service.decoding import Decoder, Decoding
+from service.editions import Editions
 from service.front import Front, StartError
 from service.inspector import Inspector
 from service.latecomers import Latecomers
@@ -45,6 +46,7 @@ MakeRuntime = Callable[[Settings], Runtime]
 class Equipment:
     """What a station works with once it has started."""
 
+    editions: Editions
     management: Management
     records: RecordStore
     archive: Archive
@@ -153,10 +155,9 @@ class Station(Front):
             records, archive, recipes = await asyncio.to_thread(self._open)
             settings, metrics = self.settings, self.metrics
             watch = self._watch()
-            management = Management(
-                recipes, self._bundles, settings.max_bundles, self._take_over, metrics.self_test_failed, watch
-            )
-            edition = await self._load(management)
+            editions = Editions(recipes, self._bundles, settings.max_bundles, self._take_over, watch)
+            edition = await self._load(editions)
+            management = Management(recipes, self._bundles, editions, metrics.self_test_failed)
         except Exception as error:
             failure = error if isinstance(error, StartError) else StartError(f"{type(error).__name__}: {error}")
             self.state, self.failure = "failed", str(failure)
@@ -169,7 +170,7 @@ class Station(Front):
             decoding = Decoder(settings.sessions, settings.max_pixels)
             self._closing.callback(decoding.close)
         inspector = Inspector(edition, decoding, records, archive, metrics, self._latecomers)
-        self._equipment = Equipment(management, records, archive, inspector, decoding)
+        self._equipment = Equipment(editions, management, records, archive, inspector, decoding)
         self._take_over(edition)
         bundles = self._bundles
         metrics.watch(
@@ -223,7 +224,7 @@ class Station(Front):
         if self._testing is not None:
             self._testing.cancel()
         if self._equipment is not None:
-            await self._equipment.management.close()
+            await self._equipment.editions.close()
         await self._bundles.close()
         await asyncio.to_thread(self._closing.close)
         log.info("stopped")
@@ -268,9 +269,9 @@ class Station(Front):
         log.warning(event.kind, message=event.message, **told)
         self.on_drift(news_of(event))
 
-    async def _load(self, management: Management) -> Edition:
+    async def _load(self, editions: Editions) -> Edition:
         try:
-            return await management.start(self.settings.bundle)
+            return await editions.start(self.settings.bundle)
         except (BundleMissingError, BundleUnusableError, RecordError) as error:
             raise StartError(str(error)) from error
 
