@@ -35,7 +35,7 @@ def built(docker: Docker, base: str, tmp_path_factory: pytest.TempPathFactory) -
     station = RunningStation(docker, {"CPU_BASE": base, **pip_secrets(folder)})
     station.compose("build", "inspection")
     make_stand_ins(docker, Debian(CACHE), CACHE)
-    log.info("not run, since no registry has them here: grafana, dcgm-exporter, postgres")
+    log.info("not run, since no registry has them here: grafana, dcgm-exporter")
     return station
 
 

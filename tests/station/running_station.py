@@ -27,26 +27,25 @@ class RunningStation:
         docker: The engine.
         settings: Variables of the compose file, beside those of the tests.
         name: Of the compose project.
+        clone: The repository, or a copy of it whose `.env` counts.
     """
 
-    def __init__(self, docker: Docker, settings: dict[str, str], name: str = NAME) -> None:
+    def __init__(self, docker: Docker, settings: dict[str, str], name: str = NAME, clone: Path = REPOSITORY) -> None:
         self.docker = docker
+        self.clone = clone
         self.port, self.prometheus_port, self.alertmanager_port = free_ports(3)
-        files = (
-            REPOSITORY / "docker-compose.yml",
-            REPOSITORY / "docker/compose.cpu.yml",
-            Path(__file__).with_name("compose.here.yml"),
-        )
+        files = ("docker-compose.yml", "docker/compose.cpu.yml", "tests/station/compose.here.yml")
         self.settings = {
             "COMPOSE_PROJECT_NAME": name,
-            "COMPOSE_FILE": ":".join(map(str, files)),
-            "COMPOSE_ENV_FILES": "/dev/null",
+            "COMPOSE_FILE": ":".join(str(clone / file) for file in files),
+            "COMPOSE_ENV_FILES": "/dev/null" if clone == REPOSITORY else str(clone / ".env"),
             "STATION_IMAGE": f"{NAME}/station",
             "STATION_PORT": str(self.port),
             "PROMETHEUS_PORT": str(self.prometheus_port),
             "ALERTMANAGER_PORT": str(self.alertmanager_port),
             "PROMETHEUS_IMAGE": STAND_INS["prometheus"],
             "ALERTMANAGER_IMAGE": STAND_INS["alertmanager"],
+            "POSTGRES_IMAGE": STAND_INS["postgres"],
             **settings,
         }
 
@@ -62,7 +61,7 @@ class RunningStation:
 
     def compose(self, *words: str) -> str:
         """Run `docker compose WORDS`."""
-        return self.docker("compose", "--project-directory", REPOSITORY, *words, variables=self.settings)
+        return self.docker("compose", "--project-directory", self.clone, *words, variables=self.settings)
 
     def up(self) -> float:
         """Start it, and wait until it is healthy: seconds that took. The limit is compose's own."""
@@ -93,6 +92,12 @@ class RunningStation:
     def new_key(self, name: str, role: str) -> str:
         """Make an API key, as docs/station.md says."""
         return self.compose("run", "--rm", "keys", "new", "--name", name, "--role", role).strip()
+
+    def another(self, name: str, clone: Path) -> "RunningStation":
+        """A station of the same images from a copy of the repository, not yet started."""
+        building = ("CPU_BASE", "STATION_PIP", "STATION_WHEELS")
+        same = {variable: value for variable, value in self.settings.items() if variable.startswith(building)}
+        return RunningStation(self.docker, same, f"{NAME}-{name}", clone)
 
     def inspect(self, service: str) -> dict[str, Any]:
         """What Docker says of a service's container."""

@@ -1,10 +1,11 @@
 """The images of the station's tests: the service's own, and stand-ins for those that a registry would give.
 
-The base is a small Debian. Prometheus and Alertmanager are Debian's; the rest of the station is left out by name.
+The base is a small Debian. Prometheus, Alertmanager and PostgreSQL are Debian's; the rest is left out by name.
 """
 
 import configparser
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,7 +17,7 @@ CACHE = REPOSITORY / ".cache/station"
 """Of what is fetched and built."""
 NAME = "atsnet-station-test"
 BASE = f"{NAME}/base:{RELEASE}"
-STAND_INS = {"prometheus": f"{NAME}/prometheus", "alertmanager": f"{NAME}/alertmanager"}
+STAND_INS = {name: f"{NAME}/{name}" for name in ("prometheus", "alertmanager", "postgres")}
 PACKAGES = ("prometheus", "promtool", "prometheus-alertmanager")
 
 _AUTHORITY = "/run/secrets/pip_cert"
@@ -35,13 +36,24 @@ def make_base(docker: Docker, debian: Debian, scratch: Path) -> str:
 
 
 def make_stand_ins(docker: Docker, debian: Debian, cache: Path) -> None:
-    """Make the images of Prometheus and Alertmanager from Debian's packages."""
+    """Make the images of Prometheus, Alertmanager and PostgreSQL from Debian's packages."""
     debian.unpack(PACKAGES, cache / "monitoring")
+    here = Path(__file__).parent
     for name, image in STAND_INS.items():
         docker(
-            "build", "--quiet", "--target", name, "--build-arg", f"BASE={BASE}", "--tag", image,
-            "--file", Path(__file__).with_name("monitoring.Dockerfile"), cache / "monitoring",
+            "build", "--quiet", "--target", name, "--build-arg", f"BASE={BASE}", "--build-context", f"scripts={here}",
+            "--tag", image, "--file", here / "stand-ins.Dockerfile", cache / "monitoring",
         )  # fmt: skip
+
+
+def clone(folder: Path) -> Path:
+    """Copy the repository as it is now, without what git ignores; returns the folder."""
+    listed = run("git", "-C", REPOSITORY, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(REPOSITORY / name, folder / name)
+    return folder
 
 
 def pip_secrets(folder: Path) -> dict[str, str]:

@@ -2,16 +2,14 @@
 
 import logging
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from debian_packages import run
-from docker_engine import Docker
 from running_station import RunningStation
-from station_images import NAME, REPOSITORY
+from station_images import REPOSITORY, clone
 
 pytestmark = [pytest.mark.station, pytest.mark.timeout(1200)]
 
@@ -34,36 +32,16 @@ def commands() -> list[str]:
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """The repository as it is now, without what git ignores."""
-    folder = tmp_path / "station"
-    listed = run("git", "-C", REPOSITORY, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    for name in filter(None, listed.split("\0")):
-        if (REPOSITORY / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(REPOSITORY / name, folder / name)
-    return folder
-
-
-@pytest.fixture
-def station(docker: Docker, built: RunningStation) -> Iterator[RunningStation]:
+def station(built: RunningStation, tmp_path: Path) -> Iterator[RunningStation]:
     """A station of this file's own, not yet started."""
-    building = ("CPU_BASE", "STATION_PIP", "STATION_WHEELS")
-    own = {name: value for name, value in built.settings.items() if name.startswith(building)}
-    fresh = RunningStation(docker, own, name=f"{NAME}-commands")
+    fresh = built.another("commands", clone(tmp_path / "station"))
+    (fresh.clone / ".env").touch()
     yield fresh
     fresh.remove()
 
 
-def test_every_command(station: RunningStation, clone: Path, docker: Docker) -> None:
-    files = ("docker-compose.yml", "docker/compose.cpu.yml", "tests/station/compose.here.yml")
-    settings = {
-        **station.settings,
-        "COMPOSE_FILE": ":".join(files),
-        "STATION_USER": "0:0",  # the clone is root's
-    }
-    del settings["COMPOSE_ENV_FILES"]  # the clone has a .env of its own
-    environment = {**docker.environment, **settings}
+def test_every_command(station: RunningStation) -> None:
+    environment = {**station.docker.environment, **station.settings, "STATION_USER": "0:0"}  # the copy is root's
     assert set(NOT_HERE) <= set(commands())
 
     for command in commands():
@@ -72,7 +50,7 @@ def test_every_command(station: RunningStation, clone: Path, docker: Docker) -> 
             continue
         here = command.replace("127.0.0.1:8000", f"127.0.0.1:{station.port}")
         shell = ["bash", "-euo", "pipefail", "-c", here]
-        done = subprocess.run(shell, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(shell, cwd=station.clone, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         if "keys new" in command:
             environment["ATSNET_API_KEY"] = done.stdout.strip()
@@ -80,9 +58,9 @@ def test_every_command(station: RunningStation, clone: Path, docker: Docker) -> 
             assert '"status":401' not in done.stdout
             assert '"verdict":"fail"' in done.stdout or '"status":"ready"' in done.stdout
 
-    assert tarred(clone / "var.tar") >= {"./records.sqlite3", "./archive"}
-    assert (clone / "backup.sqlite3").stat().st_size > 0
-    assert sum(1 for _ in (clone / "data/grains").rglob("*.png")) >= 50
+    assert tarred(station.clone / "var.tar") >= {"./records.sqlite3", "./archive"}
+    assert (station.clone / "backup.sqlite3").stat().st_size > 0
+    assert sum(1 for _ in (station.clone / "data/grains").rglob("*.png")) >= 50
 
 
 def tarred(archive: Path) -> set[str]:
