@@ -77,7 +77,7 @@ class Program:
         started = set(self._stats())
         self._process.terminate()
         limit = time.monotonic() + grace_s
-        while left := started & set(_running()):
+        while left := started & set(running_processes()):
             if time.monotonic() > limit:
                 for pid in left:
                     with suppress(ProcessLookupError):
@@ -88,7 +88,7 @@ class Program:
 
     def _stats(self) -> dict[int, ProcessStat]:
         """Its processes that run, by process id."""
-        running = _running()
+        running = running_processes()
         return {pid: running[pid] for pid in descendants(running, self._process.pid) if pid in running}
 
 
@@ -101,7 +101,7 @@ def descendants(running: Mapping[int, ProcessStat], root: int) -> set[int]:
     return found
 
 
-def _running() -> dict[int, ProcessStat]:
+def running_processes() -> dict[int, ProcessStat]:
     """Every process of the machine that has not ended, by process id."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):

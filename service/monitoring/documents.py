@@ -1,16 +1,16 @@
 """What is told of drift: how a recipe stands, and what changed."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.monitoring.drift import Alarm, DriftEvent, DriftState, Kind, Quantity, QuantityState, Test
+from service.monitoring.drift import DriftEvent, DriftState, Kind, Quantity, Test
 from service.monitoring.sequential import Change
 
 
 class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, from_attributes=True)
 
 
 class AlarmDocument(_Document):
@@ -62,42 +62,9 @@ class DriftNews(_Document):
 
 def document_of(state: DriftState) -> DriftDocument:
     """How a recipe stands, to be told."""
-    return DriftDocument(
-        recipe=state.recipe,
-        revision=state.revision,
-        observations=state.observations,
-        basis=state.basis,
-        learning=state.learning,
-        level=state.level,
-        quantities={quantity: _quantity(one) for quantity, one in state.quantities.items()},
-    )
+    return DriftDocument.model_validate(state)
 
 
 def news_of(event: DriftEvent) -> DriftNews:
     """What happened, to be told."""
-    return DriftNews(
-        kind=event.kind,
-        recipe=event.recipe,
-        revision=event.revision,
-        quantity=event.quantity,
-        at=event.at,
-        message=event.message,
-        alarm=AlarmDocument(**_parts(event.alarm)),
-        state=_quantity(event.state),
-    )
-
-
-def _quantity(state: QuantityState) -> QuantityDocument:
-    alarm = None if state.alarm is None else AlarmDocument(**_parts(state.alarm))
-    return QuantityDocument(
-        level=state.level,
-        psi=state.psi,
-        psi_limit=state.psi_limit,
-        evidence=state.evidence,
-        evidence_limit=state.evidence_limit,
-        alarm=alarm,
-    )
-
-
-def _parts(alarm: Alarm) -> dict[str, Any]:
-    return {"test": alarm.test, "change": alarm.change, "since": alarm.since, "observation": alarm.observation}
+    return DriftNews.model_validate(event)

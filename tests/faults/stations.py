@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ import httpx
 import orjson
 
 from benchmarks import tiny_bundle
-from benchmarks.processes import descendants, parse_stat
+from benchmarks.processes import descendants, running_processes
 
 PROGRAM: Final = """
 import sys
@@ -206,17 +206,6 @@ class Station:
         """Resident memory of all its processes; what they share is counted for each."""
         running = running_processes()
         return sum(running[pid].rss_bytes for pid in self.pids() if pid in running)
-
-
-def running_processes() -> Mapping[int, Any]:
-    """Every process that has not ended, by process id."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended meanwhile
-            stat = parse_stat(path.read_text())
-            if stat.state != "Z":
-                found[int(path.parent.name)] = stat
-    return found
 
 
 def free_port() -> int:

@@ -6,13 +6,14 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
 import pytest
+from accepting import Answer, accepting
 from client_answers import ASKED, PASS, QUICK
 from serving import GOOD
 
@@ -30,38 +31,20 @@ from service.server import bind
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 BODY = json.dumps(PASS).encode()
 WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
-Script = Callable[[socket.socket], None]
 
 
 @contextmanager
-def raw_server(*scripts: Script) -> Iterator[str]:
+def raw_server(*scripts: Answer) -> Iterator[str]:
     """Takes each connection's request in and does what the script says, the last one again and again."""
-    end = threading.Event()
+    following = itertools.chain(scripts, itertools.repeat(scripts[-1]))
 
-    def serve(listener: socket.socket) -> None:
-        for number in itertools.count():
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with connection:
-                if end.is_set():
-                    return
-                _take_request(connection)
-                with suppress(OSError):  # the client has hung up
-                    scripts[min(number, len(scripts) - 1)](connection)
+    def answer(connection: socket.socket) -> None:
+        _take_request(connection)
+        with suppress(OSError):  # the client has hung up
+            next(following)(connection)
 
-    with bind("127.0.0.1", 0) as listener:
-        listener.listen()
-        address = listener.getsockname()
-        thread = threading.Thread(target=serve, args=(listener,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{address[1]}"
-        finally:
-            end.set()
-            socket.create_connection(address).close()
-            thread.join()
+    with accepting(answer) as address:
+        yield f"http://{address}"
 
 
 def _take_request(connection: socket.socket) -> None:
@@ -77,7 +60,7 @@ def _take_request(connection: socket.socket) -> None:
         body += chunk
 
 
-def sends(*pieces: bytes, every_s: float = 0.0) -> Script:
+def sends(*pieces: bytes, every_s: float = 0.0) -> Answer:
     def script(connection: socket.socket) -> None:
         for piece in pieces:
             connection.sendall(piece)
@@ -112,7 +95,7 @@ def flows_without_end(connection: socket.socket) -> None:
         connection.sendall(b" " * 2**20)
 
 
-CUT: dict[str, Script] = {
+CUT: dict[str, Answer] = {
     "at once": sends(),
     "reset": resets,
     "in the status": sends(b"HTTP/1.1 2"),
@@ -131,20 +114,20 @@ def ask_over_network(url: str, retries: Retries = QUICK, **options: Any) -> Verd
 
 
 @pytest.mark.parametrize("cut", CUT.values(), ids=CUT)
-def test_cut_answer_is_asked_for_again(cut: Script) -> None:
+def test_cut_answer_is_asked_for_again(cut: Answer) -> None:
     with raw_server(cut, cut, sends(WHOLE)) as url:
         assert ask_over_network(url).passed
 
 
 @pytest.mark.parametrize("cut", CUT.values(), ids=CUT)
-def test_answer_that_is_always_cut_is_none(cut: Script) -> None:
+def test_answer_that_is_always_cut_is_none(cut: Answer) -> None:
     with raw_server(cut) as url, pytest.raises(NoAnswerError) as caught:
         ask_over_network(url, Retries(most=2, first_pause_s=0.001))
     assert (caught.value.result, caught.value.status, caught.value.attempts) == (0, None, 3)
 
 
 @pytest.mark.parametrize("script", [hangs, trickles, trickles_a_head, flows_without_end], ids=lambda one: one.__name__)
-def test_answer_that_never_ends_is_cut_by_the_deadline(script: Script) -> None:
+def test_answer_that_never_ends_is_cut_by_the_deadline(script: Answer) -> None:
     with raw_server(script) as url, pytest.raises(DeadlinePassedError) as caught:
         ask_over_network(url, deadline_ms=150)
     assert (caught.value.result, caught.value.code, caught.value.status) == (0, 41, None)

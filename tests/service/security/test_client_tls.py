@@ -1,30 +1,19 @@
 import json
 import socket
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from accepting import accepting
 from made_certificates import Issued, issue
 
 from service.client import InspectionClient, NoAnswerError, Retries, Tls
 from service.examples import REPLY, REPLY_QUERY
-from service.server import bind
 
 ONCE_MORE = Retries(most=1, first_pause_s=0.001)
-
-
-@pytest.fixture(scope="module")
-def authority() -> Issued:
-    return issue("plant", authority=True)
-
-
-@pytest.fixture
-def ca(authority: Issued, tmp_path: Path) -> Path:
-    return authority.write(tmp_path)[0]
 
 
 @pytest.fixture
@@ -39,26 +28,14 @@ def serving_over(context: ssl.SSLContext) -> Iterator[str]:
     """A server that answers every request over TLS with the same verdict."""
     body = json.dumps(REPLY).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    end = threading.Event()
 
-    def serve(listener: socket.socket) -> None:
-        while not end.is_set():
-            connection, _ = listener.accept()
-            with connection, suppress(OSError), context.wrap_socket(connection, server_side=True) as encrypted:
-                encrypted.recv(65536)
-                encrypted.sendall(head.encode() + body)
+    def answer(connection: socket.socket) -> None:
+        with suppress(OSError), context.wrap_socket(connection, server_side=True) as encrypted:
+            encrypted.recv(65536)
+            encrypted.sendall(head.encode() + body)
 
-    with bind("127.0.0.1", 0) as listener:
-        listener.listen()
-        address = listener.getsockname()
-        thread = threading.Thread(target=serve, args=(listener,))
-        thread.start()
-        try:
-            yield f"https://127.0.0.1:{address[1]}"
-        finally:
-            end.set()
-            socket.create_connection(address).close()
-            thread.join()
+    with accepting(answer) as address:
+        yield f"https://{address}"
 
 
 def ask(url: str, tls: Tls) -> str:

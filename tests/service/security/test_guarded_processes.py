@@ -36,16 +36,6 @@ def key_file(tmp_path: Path) -> Path:
     return tmp_path / "keys.jsonl"
 
 
-@pytest.fixture(scope="module")
-def authority() -> Issued:
-    return issue("plant", authority=True)
-
-
-@pytest.fixture
-def ca(authority: Issued, tmp_path: Path) -> Path:
-    return authority.write(tmp_path)[0]
-
-
 @pytest.fixture
 def certificate(authority: Issued, tmp_path: Path) -> dict[str, Path]:
     """What the service shows."""

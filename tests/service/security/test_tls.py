@@ -18,11 +18,6 @@ from service.security.tls import Tls, TlsError, load_tls
 
 
 @pytest.fixture(scope="module")
-def authority() -> Issued:
-    return issue("factory authority", authority=True)
-
-
-@pytest.fixture(scope="module")
 def station(authority: Issued) -> Issued:
     return issue("station", authority)
 
