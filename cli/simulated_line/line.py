@@ -44,6 +44,11 @@ class Line:
             return self._tally.summary(self._ended, whole=True)
         return self._tally.summary(asyncio.get_running_loop().time() - self._start)
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether no more parts come."""
+        return self._stopping.is_set()
+
     def stop(self) -> None:
         """Let no more parts come; those under way are waited for."""
         self._stopping.set()
@@ -80,7 +85,7 @@ class Line:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(moment):
                 await self._stopping.wait()
-        return self._stopping.is_set()
+        return self.is_stopping
 
 
 @contextmanager

@@ -1,5 +1,7 @@
+import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,8 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
+import typer
 from invoking import atsnet, program, without_training
 
+from cli.main import app
 from service.examples import PROBLEMS, REPLY
 
 FEW = ("--pictures", 6, "--size", 64)
@@ -183,3 +187,20 @@ def test_nobody_listens(free_url: str) -> None:
     result = atsnet("simulate-line", *FEW, "--url", free_url, "--wait", 0.2)
     assert result.exit_code == 6
     assert "no answer from" in result.stderr
+
+
+def test_document_lists_the_options_and_their_defaults() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "simulated-line.md").read_text()
+    table = guide[guide.index("| option | default |") :].partition("\n\n")[0]
+    listed: dict[str, str] = {}
+    for row in table.splitlines()[2:]:
+        names, defaults = (cell.strip() for cell in row.split("|")[1:3])
+        values = [value.strip("` ") for value in defaults.split(",")]
+        listed.update(itertools.zip_longest(re.findall(r"--[a-z-]+", names), values, fillvalue=""))
+    command = typer.main.get_command(app).commands["simulate-line"]  # type: ignore[attr-defined]
+    offered = {parameter.opts[0]: parameter.default for parameter in command.params}
+    assert set(listed) | {"--url"} == set(offered)
+    for name, default in listed.items():
+        value = offered[name]
+        if default not in ("", "all"):
+            assert default == (f"{value:g}" if isinstance(value, float) else str(value)), name

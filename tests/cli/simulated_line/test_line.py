@@ -1,4 +1,6 @@
 import asyncio
+import os
+import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -6,7 +8,7 @@ import httpx
 import pytest
 from made_parts import part
 
-from cli.simulated_line import Controller, Line, Part, Summary, Tally
+from cli.simulated_line import Controller, Line, Part, Summary, Tally, stopped_by_signals
 from service.client import AsyncInspectionClient, Retries
 from service.examples import PROBLEMS, REPLY
 
@@ -176,3 +178,34 @@ def test_limits() -> None:
     parts = [Part(number / 1000, "sim-1", "L", f"S{number}", number, part().specimen, None) for number in range(100)]
     assert driven(Service(), parts, count=3)[0].posted == 3
     assert driven(Service(), parts, duration_s=0.005)[0].posted == 5
+
+
+def test_second_signal_gives_up_what_is_under_way() -> None:
+    async def never(_: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def scenario() -> Summary:
+        service = Service(never)
+        async with AsyncInspectionClient("http://station", transport=service, retries=Retries(most=0)) as client:
+            line = Line(
+                {"sim-1": Controller(client, recipe=None, deadline_ms=30_000)}, Tally("SIM", 1.0, ("sim-1",), 1)
+            )
+            later = Part(3600.0, "sim-1", "L", "S", 2, part().specimen, None)
+            running = asyncio.create_task(line.run([part(), later]))
+            with stopped_by_signals(line, running):
+                while not service.requests:
+                    await asyncio.sleep(0)
+                os.kill(os.getpid(), signal.SIGTERM)
+                while not line.is_stopping:
+                    await asyncio.sleep(0)
+                assert not running.done()
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.wait({running})
+            assert running.cancelled()
+            return line.summary()
+
+    before = signal.getsignal(signal.SIGTERM)
+    summary = asyncio.run(scenario())
+    assert (summary.posted, summary.under_way) == (1, 1)
+    assert signal.getsignal(signal.SIGTERM) == before
