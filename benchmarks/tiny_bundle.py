@@ -24,21 +24,28 @@ _WIDTHS: Final = (1, 16, 32, 40)
 _GEOMETRY: Final = InputGeometry(height=SIDE, width=SIDE, color="mono")
 
 
-def write_tiny_bundle(weights: Path) -> Path:
-    """Write `tiny/1` with four good and two defective samples of 64x64 pixels; returns its directory."""
-    path = weights / NAME
+def write_tiny_bundle(weights: Path, version: str = "1", gain: float = 1.0) -> Path:
+    """Write `tiny` with four good and two defective samples of 64x64 pixels; returns its directory.
+
+    Args:
+        weights: Where bundles are.
+        version: Of the bundle.
+        gain: Factor of all scores, so that versions can be told apart by them.
+    """
+    name = NAME.partition("/")[0]
+    path = weights / name / version
     (path / "samples").mkdir(parents=True)
     images = {f"good_{number}": _image(number, defective=False) for number in range(4)}
     images |= {f"spot_{number}": _image(number, defective=True) for number in range(2)}
     peaks = {name: float(_run(_graph(1.0), image)[0]) for name, image in images.items()}
     good, defective = max(peaks[f"good_{n}"] for n in range(4)), min(peaks[f"spot_{n}"] for n in range(2))
-    graph = _graph(2 / (good + defective))
+    graph = _graph(2 * gain / (good + defective))
     (path / "model.onnx").write_bytes(graph)
     samples = [_write_sample(path, name, image, graph) for name, image in images.items()]
     names = ["model.onnx", *(str(file.relative_to(path)) for file in sorted((path / "samples").iterdir()))]
     manifest = Manifest(
-        name=NAME.partition("/")[0],
-        version=NAME.partition("/")[2],
+        name=name,
+        version=version,
         product="tiny",
         created=datetime(2026, 1, 1, tzinfo=UTC),
         graphs={"float32": "model.onnx"},
