@@ -10,7 +10,10 @@ class _Document(BaseModel):
 
 
 class LatencySummary(_Document):
-    """How long answers took, in ms, from when a part was due; 1 % exact. `None` before the first one."""
+    """How long verdicts took, and those waited that were given up without an answer: ms from when a part was due.
+
+    The percentiles are exact within 1 %, and `None` before the first verdict.
+    """
 
     p50: float | None
     p95: float | None
@@ -38,9 +41,8 @@ class StationSummary(_Document):
 
     verdicts: VerdictCounts
     parts_per_s: float
-    """Answered within the last seconds; over the whole run at its end."""
+    """Verdicts of the last seconds; over the whole run at its end."""
     latency_ms: LatencySummary
-    """Of verdicts and refusals."""
 
 
 class RepeatSummary(_Document):
@@ -60,7 +62,7 @@ class Summary(_Document):
     seconds: float
     parts_per_s_wanted: float
     parts_per_s: float
-    """Answered within the last seconds; over the whole run at its end."""
+    """Verdicts of the last seconds; over the whole run at its end."""
     posted: int
     under_way: int
     stations: Mapping[str, StationSummary]

@@ -50,10 +50,13 @@ class Tally:
         self._by_station[part.station][word] += 1
         self._by_truth[part.specimen.defect or "good"][word] += 1
         self._longest_delay_s = max(self._longest_delay_s, presented.late_s)
-        if self._count(part.serial, presented.answer):
+        self._count(part.serial, presented.answer)
+        if isinstance(presented.answer, Verdict):
+            self._recent[part.station].append(now_s)
+        # A part that was given up has waited too; a refusal says nothing of how long a verdict takes.
+        if isinstance(presented.answer, Verdict) or _is_missing(presented.answer):
             self._latencies[part.station].add(presented.latency_s)
             self._all_latencies.add(presented.latency_s)
-            self._recent[part.station].append(now_s)
         if presented.repeated is not None:
             self._repeats += 1
             self._count(part.serial, presented.repeated)
@@ -65,20 +68,17 @@ class Tally:
             isinstance(presented.answer, Verdict) and isinstance(presented.repeated, Verdict)
         )
 
-    def _count(self, serial: str, answer: Answer) -> bool:
-        """Count what kind of an answer it is; whether it is one at all."""
-        if not isinstance(answer, ServiceError):
-            return True
-        if answer.status is None or answer.code is None:
+    def _count(self, serial: str, answer: Answer) -> None:
+        if isinstance(answer, Verdict):
+            return
+        if _is_missing(answer):
             self._unanswered += 1
             self._trouble(f"{serial} was not answered: {answer}")
-            return False
-        if answer.result == 3:
+        elif answer.result == 3:
             self._failed += 1
             self._trouble(f"{serial}: {answer}")
         else:
             self._refused[str(answer.code)] += 1
-        return True
 
     def _trouble(self, what: str) -> None:
         if len(self._troubles) < _TROUBLES:
@@ -125,8 +125,14 @@ class Tally:
         while recent and recent[0] < now_s - _RECENTLY_S:
             recent.popleft()
         if whole:
-            return round(self._latencies[station].count / now_s, 3) if now_s else 0.0
+            counts = self._by_station[station]
+            return round((counts.total() - counts["none"]) / now_s, 3) if now_s else 0.0
         return round(len(recent) / min(_RECENTLY_S, max(now_s, 1.0)), 3)
+
+
+def _is_missing(answer: ServiceError) -> bool:
+    """Whether the service said nothing, or nothing clear, or too late."""
+    return answer.status is None or answer.code is None
 
 
 def _good_first(name: str) -> tuple[bool, str]:

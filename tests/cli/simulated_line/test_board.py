@@ -16,8 +16,8 @@ def summary() -> Summary:
     for each in (
         presented(verdict("pass"), latency_s=0.0125),
         presented(verdict("fail"), verdict("fail", replayed=True), defect="crack", station="sim-2", latency_s=2.5),
-        presented(BusyError("full", code=40, status=429), defect="pit", latency_s=0.0125),
-        presented(NoAnswerError("nobody listens")),
+        presented(BusyError("full", code=40, status=429), defect="pit"),
+        presented(NoAnswerError("nobody listens"), latency_s=0.0125),
     ):
         tally.posted += 1
         tally.add(each, 1.0)
@@ -33,14 +33,14 @@ def shown(summary: Summary, width: int = 80) -> str:
 def test_board_shows_every_figure_in_eighty_columns(summary: Summary) -> None:
     text = shown(summary)
     rows = [line.split() for line in text.splitlines()]
-    assert ["sim-1", "3", "1.00", "1", "0", "0", "2", "12.5", "12.5", "12.5", "12.5"] in rows
+    assert ["sim-1", "3", "0.50", "1", "0", "0", "2", "12.5", "12.5", "12.5", "12.5"] in rows
     assert ["sim-2", "1", "0.50", "0", "0", "1", "0", "2500", "2500", "2500", "2500"] in rows
-    assert ["all", "4", "1.50", "1", "0", "1", "2"] in [row[:7] for row in rows]
+    assert ["all", "4", "1.00", "1", "0", "1", "2"] in [row[:7] for row in rows]
     assert ["good", "2", "1", "0", "0", "1", "100.0%"] in rows
     assert ["pit", "1", "0", "0", "0", "1", "-"] in rows
     assert "…" not in text
     for words in (
-        "1.50 of 2 parts/s",
+        "1.00 of 2 parts/s",
         "agreement 100.0%",
         "1 of code 40",
         "posted twice 1, compared 1",
@@ -68,5 +68,5 @@ def test_log_gets_a_line_now_and_then(summary: Summary, monkeypatch: pytest.Monk
         monkeypatch.setattr(board_module, "_SECONDS_BETWEEN_LINES", 0.0)
         display.show(summary)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert text.startswith("2 s: 4 parts, 1.5/s, p50 ")
+    assert text.startswith("2 s: 4 parts, 1.0/s, p50 ")
     assert text.endswith("1 refused, 1 wrong, agreement 100.0%\n")

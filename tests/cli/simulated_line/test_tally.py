@@ -94,7 +94,15 @@ def test_unanswered(error: NotEvaluated | DeadlinePassedError) -> None:
     for each in (presented(error), presented(verdict("pass"), error)):
         summary = counted(each)
         assert (summary.unanswered, summary.faults, summary.refused) == (1, 1, {})
-    assert counted(presented(error)).latency_ms.p50 is None
+    assert counted(presented(error, latency_s=2.0)).latency_ms.longest == 2000
+    assert counted(presented(error)).parts_per_s == 0
+
+
+def test_refusals_do_not_make_it_faster() -> None:
+    refusal = presented(BusyError("full", code=40, status=429), latency_s=0.001)
+    summary = counted(presented(verdict("pass"), latency_s=1.0), refusal, refusal)
+    assert summary.latency_ms.p50 == 1000
+    assert summary.parts_per_s == 1
 
 
 def test_late_by_the_services_own_word_is_a_refusal() -> None:
