@@ -110,7 +110,7 @@ class RecordWriter:
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Tell those whose deadline has passed."""
         self._next_look, self._timer = math.inf, None
-        now = loop.time()
+        now = time.monotonic()
         for pending in [pending for pending in self._unanswered if pending.deadline <= now]:
             del self._unanswered[pending]
             given_up, pending.written = pending.written, loop.create_future()
