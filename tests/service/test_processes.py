@@ -1,99 +1,18 @@
 """Workers and engine as processes of their own: what dies, what it takes along, and what is left behind."""
 
 import os
-import re
 import signal
-import subprocess
-import sys
-import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import orjson
 import pytest
-from serving import DEFECTIVE, GOOD, wait_until
-
-PROGRAM = """
-import sys
-from service.server import serve
-from service.settings import load_settings
-sys.exit(serve(load_settings(), engine_runtime="blocking_runtime:make"))
-"""
-
-LIMIT_S = 30.0
-"""No answer takes this long, whatever dies."""
+from launching import LIMIT_S, Load, Service, several_processes
+from serving import wait_until
 
 pytestmark = pytest.mark.usefixtures("weights")
-
-
-class Service:
-    """A started service of several processes."""
-
-    def __init__(self, process: subprocess.Popen[str], url: str, log: Path) -> None:
-        self.process = process
-        self.url = url
-        self._log = log
-
-    def events(self, event: str) -> list[dict[str, Any]]:
-        complete = self._log.read_text().rpartition("\n")[0].splitlines()  # the last line may still be written
-        lines = (orjson.loads(line) for line in complete if line.startswith("{"))
-        return [line for line in lines if line["event"] == event]
-
-    def pid(self, name: str) -> int:
-        """Of the newest process of that name."""
-        return int(next(line["pid"] for line in reversed(self.events("process_started")) if line["name"] == name))
-
-    def pids(self) -> list[int]:
-        return [line["pid"] for line in self.events("process_started")]
-
-    def signal(self, name: str, told: signal.Signals) -> None:
-        os.kill(self.pid(name), told)
-
-    def get(self, path: str) -> httpx.Response:
-        """On a connection of its own, and so from any of the workers."""
-        return httpx.get(self.url + path, timeout=LIMIT_S, trust_env=False)
-
-    def post(self, image: bytes = GOOD, query: dict[str, Any] | None = None) -> httpx.Response:
-        return httpx.post(self.url + "/v1/inspections", content=image, params=query, timeout=LIMIT_S, trust_env=False)
-
-    def ready(self) -> bool:
-        try:
-            return self.get("/readyz").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def metric(self, sample: str) -> float:
-        found = re.search(rf"^{re.escape(sample)} (\S+)$", self.get("/metrics").text, re.MULTILINE)
-        return 0.0 if found is None else float(found[1])
-
-
-@contextmanager
-def started(tmp_path: Path, **settings: object) -> Iterator[Service]:
-    chosen = {"weights": tmp_path / "weights", "var": tmp_path / "var", "port": 0, "workers": 2, "sessions": 8}
-    environment = {f"ATSNET_{name.upper()}": str(value) for name, value in {**chosen, **settings}.items()}
-    with (
-        (tmp_path / "log").open("a") as log,
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
-            env={**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parent)},
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        ) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            banner = process.stdout.readline()
-            assert banner, (tmp_path / "log").read_text()
-            yield Service(process, banner.split()[3], tmp_path / "log")
-        finally:
-            process.kill()
 
 
 def alive(pid: int) -> bool:
@@ -122,48 +41,8 @@ def outcome_of(request: Future[httpx.Response]) -> tuple[int, int] | str:
     return response.status_code, response.json()["code"]
 
 
-class Load:
-    """Clients that post one part after the other, and what they were answered."""
-
-    def __init__(self, service: Service, clients: int = 4) -> None:
-        self.answered: list[dict[str, Any]] = []
-        self.outcomes: Counter[tuple[int, int] | str] = Counter()
-        self.longest_s = 0.0
-        self._service = service
-        self._enough = threading.Event()
-        self._threads = [threading.Thread(target=self._post, args=[number]) for number in range(clients)]
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._enough.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _post(self, number: int) -> None:
-        trigger = 0
-        while not self._enough.is_set():
-            trigger += 1
-            began = time.monotonic()
-            try:
-                response = self._service.post(DEFECTIVE, {"station": f"s{number}", "serial": "A", "trigger": trigger})
-            except httpx.TransportError:
-                self.outcomes["connection"] += 1
-            else:
-                document = response.json()
-                self.outcomes[response.status_code, document["code"]] += 1
-                assert (document["result"] in {0, 3}) == (response.status_code != 200)
-                if response.status_code == 200:
-                    self.answered.append(document)
-            self.longest_s = max(self.longest_s, time.monotonic() - began)
-            time.sleep(0.005)
-
-
 def test_engine_and_worker_that_are_killed_under_load(tmp_path: Path) -> None:
-    with started(tmp_path) as service:
+    with several_processes(tmp_path) as service:
         with Load(service) as load:
             for name, process in (("engine", "engine"), ("worker-1", "worker")):
                 before = len(load.answered)
@@ -199,7 +78,7 @@ def nothing_in_shared_memory(service: Service) -> None:
 
 
 def test_engine_takes_no_waiting_request_along(tmp_path: Path) -> None:
-    with started(tmp_path) as service, ThreadPoolExecutor(16) as pool:
+    with several_processes(tmp_path) as service, ThreadPoolExecutor(16) as pool:
         waiting = in_flight(service, pool, 6)
         service.signal("engine", signal.SIGKILL)
         assert [outcome_of(request) for request in waiting] == [(500, 50)] * 6
@@ -211,7 +90,7 @@ def test_engine_takes_no_waiting_request_along(tmp_path: Path) -> None:
 
 
 def test_worker_takes_only_its_own_requests_along(tmp_path: Path) -> None:
-    with started(tmp_path) as service, ThreadPoolExecutor(16) as pool:
+    with several_processes(tmp_path) as service, ThreadPoolExecutor(16) as pool:
         waiting = in_flight(service, pool, 8)
         service.signal("worker-0", signal.SIGKILL)
         # What nobody waits for is dropped before it is computed, all but the one that runs.
@@ -230,7 +109,7 @@ def test_worker_takes_only_its_own_requests_along(tmp_path: Path) -> None:
 
 
 def test_runtime_that_hangs_is_replaced(tmp_path: Path) -> None:
-    with started(tmp_path, hang_seconds=1) as service, ThreadPoolExecutor(4) as pool:
+    with several_processes(tmp_path, hang_seconds=1) as service, ThreadPoolExecutor(4) as pool:
         waiting = in_flight(service, pool, 2)
         assert [outcome_of(request) for request in waiting] == [(500, 50)] * 2
         wait_until(service.ready)
@@ -239,7 +118,7 @@ def test_runtime_that_hangs_is_replaced(tmp_path: Path) -> None:
 
 
 def test_process_that_no_longer_answers_is_replaced(tmp_path: Path) -> None:
-    with started(tmp_path, hang_seconds=2) as service:
+    with several_processes(tmp_path, hang_seconds=2) as service:
         stopped = service.pid("worker-0")
         os.kill(stopped, signal.SIGSTOP)
         wait_until(lambda: service.pid("worker-0") != stopped)
@@ -249,7 +128,7 @@ def test_process_that_no_longer_answers_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
 def test_signal_drains_and_ends_with_success(tmp_path: Path, told: signal.Signals) -> None:
-    with started(tmp_path) as service, ThreadPoolExecutor(8) as pool:
+    with several_processes(tmp_path) as service, ThreadPoolExecutor(8) as pool:
         waiting = in_flight(service, pool, 4)
         service.process.send_signal(told)
         wait_until(lambda: not service.ready())
@@ -261,7 +140,7 @@ def test_signal_drains_and_ends_with_success(tmp_path: Path, told: signal.Signal
 
 
 def test_runtime_that_hangs_does_not_outlive_the_grace_time(tmp_path: Path) -> None:
-    with started(tmp_path, grace_seconds=0.3) as service, ThreadPoolExecutor(4) as pool:
+    with several_processes(tmp_path, grace_seconds=0.3) as service, ThreadPoolExecutor(4) as pool:
         waiting = in_flight(service, pool, 2)
         service.process.terminate()
         assert [outcome_of(request) for request in waiting] == [(503, 40)] * 2
@@ -270,14 +149,17 @@ def test_runtime_that_hangs_does_not_outlive_the_grace_time(tmp_path: Path) -> N
 
 
 def test_nothing_outlives_the_supervisor(tmp_path: Path) -> None:
-    with started(tmp_path) as service:
+    with several_processes(tmp_path) as service:
         pids = service.pids()
         service.process.kill()
         wait_until(lambda: not any(alive(pid) for pid in pids))
 
 
 def test_bundle_that_is_missing_says_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match=r"nut/3(.|\n)*tec-grain-demo/1"), started(tmp_path, bundle="nut/3"):
+    with (
+        pytest.raises(AssertionError, match=r"nut/3(.|\n)*tec-grain-demo/1"),
+        several_processes(tmp_path, bundle="nut/3"),
+    ):
         pass
     processes = [orjson.loads(line) for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
     assert not any(alive(line["pid"]) for line in processes if line["event"] == "process_started")

@@ -10,8 +10,8 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from launching import LIMIT_S, Load, Service, several_processes
 from serving import DEFECTIVE, GEOMETRY, GOOD, defective_image, wait_until
-from test_processes import LIMIT_S, Load, Service, started
 
 from atsnet.imaging import to_frame
 
@@ -49,7 +49,7 @@ class Listener:
 
 
 def test_every_worker_tells_every_inspection_also_across_the_end_of_the_engine(tmp_path: Path) -> None:
-    with started(tmp_path) as service, ExitStack() as held:
+    with several_processes(tmp_path) as service, ExitStack() as held:
         # Four connections find both of two workers, but for one time in eight; either way all must hear all.
         listeners = [Listener(service, held) for _ in range(4)]
         with Load(service) as load:
@@ -72,7 +72,7 @@ def test_every_worker_tells_every_inspection_also_across_the_end_of_the_engine(t
 
 
 def test_batches_and_inferences_cross_to_the_engine(tmp_path: Path) -> None:
-    with started(tmp_path) as service:
+    with several_processes(tmp_path) as service:
         for number in range(4):
             faces = [("image", GOOD), ("image", DEFECTIVE), ("image", GOOD)]
             data = {"station": "s1", "serial": f"A{number}", "trigger": str(number)}

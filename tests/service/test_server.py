@@ -1,51 +1,22 @@
 """The server as a process of its own: signals, crashes and what it says at start."""
 
 import http.client
-import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
 import pytest
-from serving import DEFECTIVE, wait_until
-
-# Serves with a runtime that blocks on SIGUSR1 and goes on with SIGUSR2.
-PROGRAM = """
-import signal, sys
-from service.runtimes.fake import FakeRuntime
-from service.server import serve
-from service.settings import load_settings
-runtime = FakeRuntime()
-signal.signal(signal.SIGUSR1, lambda *_: runtime.block())
-signal.signal(signal.SIGUSR2, lambda *_: runtime.release())
-sys.exit(serve(load_settings(), runtime))
-"""
+from launching import Server, fails_to_start, one_process
+from serving import wait_until
 
 PART = {"station": "s1", "serial": "A1", "trigger": 1}
-
-
-class Server:
-    """A started process, ready to inspect."""
-
-    def __init__(self, process: subprocess.Popen[str], banner: list[str], http: httpx.Client) -> None:
-        self.process = process
-        self.banner = banner
-        self.http = http
-
-    def post(self, query: dict[str, Any] | None = None) -> httpx.Response:
-        return self.http.post("/v1/inspections", content=DEFECTIVE, params=query)
-
-    def in_flight_reaches_the_runtime(self) -> bool:
-        return "inspect_batch_size_count 1.0" in self.http.get("/metrics").text
 
 
 def not_listening(server: Server) -> bool:
@@ -56,50 +27,9 @@ def not_listening(server: Server) -> bool:
     return False
 
 
-def environment(tmp_path: Path, **settings: object) -> dict[str, str]:
-    chosen = {"weights": tmp_path / "weights", "var": tmp_path / "var", "port": 0, "sessions": 1, **settings}
-    return {**os.environ, **{f"ATSNET_{name.upper()}": str(value) for name, value in chosen.items()}}
-
-
-@contextmanager
-def started(tmp_path: Path, **settings: object) -> Iterator[Server]:
-    with (
-        (tmp_path / "log").open("w") as log,
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
-            env=environment(tmp_path, **settings),
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        ) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            banner = [process.stdout.readline() for _ in range(3)]
-            assert banner[0], (tmp_path / "log").read_text()
-            with httpx.Client(base_url=banner[0].split()[3], timeout=30, trust_env=False) as http:
-                yield Server(process, banner, http)
-        finally:
-            process.kill()
-
-
-def fails_to_start(tmp_path: Path, **settings: object) -> tuple[int, str]:
-    completed = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env=environment(tmp_path, **settings),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert completed.stdout == ""
-    assert "Traceback" not in completed.stderr
-    return completed.returncode, completed.stderr
-
-
 @pytest.mark.usefixtures("weights")
 def test_announcement_has_a_line_that_works(tmp_path: Path) -> None:
-    with started(tmp_path) as server:
+    with one_process(tmp_path) as server:
         address = str(server.http.base_url)
         assert f"{address}/docs".replace("//docs", "/docs") in server.banner[1]
         assert server.http.get("/docs").status_code == 200
@@ -111,7 +41,7 @@ def test_announcement_has_a_line_that_works(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("weights")
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
 def test_signal_drains_and_ends_with_success(tmp_path: Path, told: signal.Signals) -> None:
-    with started(tmp_path) as server, ThreadPoolExecutor() as pool:
+    with one_process(tmp_path) as server, ThreadPoolExecutor() as pool:
         server.process.send_signal(signal.SIGUSR1)
         accepted = pool.submit(server.post)
         wait_until(server.in_flight_reaches_the_runtime)
@@ -127,7 +57,7 @@ def test_signal_drains_and_ends_with_success(tmp_path: Path, told: signal.Signal
 
 @pytest.mark.usefixtures("weights")
 def test_runtime_that_hangs_does_not_outlive_the_grace_time(tmp_path: Path) -> None:
-    with started(tmp_path, grace_seconds=0.3) as server, ThreadPoolExecutor() as pool:
+    with one_process(tmp_path, grace_seconds=0.3) as server, ThreadPoolExecutor() as pool:
         server.process.send_signal(signal.SIGUSR1)
         hung = pool.submit(server.post)
         wait_until(server.in_flight_reaches_the_runtime)
@@ -138,7 +68,7 @@ def test_runtime_that_hangs_does_not_outlive_the_grace_time(tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("weights")
 def test_body_that_never_ends_is_refused_in_the_end(tmp_path: Path) -> None:
-    with started(tmp_path, grace_seconds=0.3) as server:
+    with one_process(tmp_path, grace_seconds=0.3) as server:
         connection = http.client.HTTPConnection(server.http.base_url.netloc.decode(), timeout=30)
         connection.putrequest("POST", "/v1/inspections?trigger=3")
         connection.putheader("Content-Length", "1000")
@@ -156,7 +86,7 @@ def test_body_that_never_ends_is_refused_in_the_end(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("weights")
 def test_second_signal_does_not_wait(tmp_path: Path) -> None:
-    with started(tmp_path, grace_seconds=3600) as server, ThreadPoolExecutor() as pool:
+    with one_process(tmp_path, grace_seconds=3600) as server, ThreadPoolExecutor() as pool:
         server.process.send_signal(signal.SIGUSR1)
         hung = pool.submit(server.post)
         wait_until(server.in_flight_reaches_the_runtime)
@@ -170,7 +100,7 @@ def test_second_signal_does_not_wait(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("weights")
 @pytest.mark.parametrize("signals", [1, 2], ids=["grace time", "second signal"])
 def test_runtime_that_hangs_after_its_request_was_answered_ends_too(tmp_path: Path, signals: int) -> None:
-    with started(tmp_path, grace_seconds=0.3 if signals == 1 else 3600) as server:
+    with one_process(tmp_path, grace_seconds=0.3 if signals == 1 else 3600) as server:
         server.process.send_signal(signal.SIGUSR1)
         late = server.post({"deadline_ms": 500})
         assert (late.status_code, late.json()["code"]) == (504, 41)
@@ -197,13 +127,13 @@ def test_kill_loses_no_answered_verdict(tmp_path: Path) -> None:
             if len(answered) > 40:
                 enough.set()
 
-    with started(tmp_path) as server, ThreadPoolExecutor() as pool:
+    with one_process(tmp_path) as server, ThreadPoolExecutor() as pool:
         clients = [pool.submit(inspect_until_it_dies, server, station) for station in range(4)]
         assert enough.wait(60)
         server.process.kill()
         for client in clients:
             client.result()
-    with started(tmp_path) as server:
+    with one_process(tmp_path) as server:
         for reply in answered:
             record = server.http.get(f"/v1/inspections/{reply['id']}").json()
             assert (record["verdict"], record["score"]) == (reply["verdict"], reply["score"])
@@ -211,7 +141,7 @@ def test_kill_loses_no_answered_verdict(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("weights")
 def test_log_is_one_json_line_an_event(tmp_path: Path) -> None:
-    with started(tmp_path) as server:
+    with one_process(tmp_path) as server:
         inspection_id = server.post(PART).json()["id"]
         server.process.terminate()
         assert server.process.wait(30) == 0
@@ -229,12 +159,13 @@ def test_log_is_one_json_line_an_event(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("weights")
 def test_migration_is_one_line_and_only_where_there_was_one(tmp_path: Path) -> None:
-    for expected in (["records_migrated"], []):
-        with started(tmp_path):
+    for _ in range(2):
+        with one_process(tmp_path):
             pass
         events = [orjson.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
         told = [event for event in events if event["logger"].startswith(("alembic", "service.records.migration"))]
-        assert [event["event"] for event in told] == expected
+        assert [event["event"] for event in told] == ["records_migrated"]
+    assert sum(event["event"] == "ready" for event in events) == 2
 
 
 @pytest.mark.usefixtures("weights")
@@ -242,7 +173,7 @@ def test_mistyped_variable_is_a_warning_with_the_name_that_is_meant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATSNET_API_KEY", "of a client")
-    with started(tmp_path, archive_max_byte="7", nonsense="s3cr3t"):
+    with one_process(tmp_path, archive_max_byte="7", nonsense="s3cr3t"):
         pass
     events = [orjson.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     told = {event["variable"]: event["did_you_mean"] for event in events if event["event"] == "unknown_variable"}

@@ -16,9 +16,9 @@ from typing import Any
 
 import httpx
 import pytest
+from launching import Service, several_processes
 from serving import DEFECTIVE, GOOD, FakeRuntimes, Line, running, wait_until, write_bundle
 from sqlalchemy import select
-from test_processes import Service, started
 
 from atsnet.imaging import InputGeometry
 from service.records.schema import inspections
@@ -258,7 +258,7 @@ def test_a_missing_bundle_after_a_restart_is_named_with_its_recipe(settings: Set
 @pytest.mark.usefixtures("two")
 def test_an_engine_that_is_killed_during_a_swap(tmp_path: Path) -> None:
     """Whatever was answered is recorded; the engine comes back with the one bundle or the other, and says which."""
-    with started(tmp_path) as service, ThreadPoolExecutor(2) as pool:
+    with several_processes(tmp_path) as service, ThreadPoolExecutor(2) as pool:
         for round_ in range(3):
             stop = threading.Event()
             posting = pool.submit(post_until, service, stop)

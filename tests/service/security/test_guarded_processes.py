@@ -14,8 +14,7 @@ from pathlib import Path
 import httpx
 import orjson
 import pytest
-import test_processes
-import test_server
+from launching import fails_to_start, one_process, several_processes
 from made_certificates import Issued, issue
 from serving import DEFECTIVE, GOOD, wait_until
 
@@ -54,10 +53,10 @@ def own(authority: Issued, tmp_path: Path) -> dict[str, Path]:
 def started(tmp_path: Path, workers: int, **settings: object) -> Iterator[str]:
     """The address of a service in either form."""
     if workers == 1:
-        with test_server.started(tmp_path, **settings) as server:
+        with one_process(tmp_path, **settings) as server:
             yield server.banner[0].split()[3]
     else:
-        with test_processes.started(tmp_path, workers=workers, **settings) as service:
+        with several_processes(tmp_path, workers=workers, **settings) as service:
             yield service.url
 
 
@@ -71,7 +70,7 @@ def post(url: str, key: str, verify: ssl.SSLContext | bool = True) -> int:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_no_start_open_to_the_network(tmp_path: Path, workers: int) -> None:
-    code, error = test_server.fails_to_start(tmp_path, host="0.0.0.0", workers=workers)
+    code, error = fails_to_start(tmp_path, host="0.0.0.0", workers=workers)
     assert code == 4
     assert "error: 0.0.0.0 can be reached from other machines, and there are no API keys" in error
     assert "ATSNET_ALLOW_OPEN=true" in error
@@ -82,7 +81,7 @@ def test_no_start_open_to_the_network(tmp_path: Path, workers: int) -> None:
 def test_no_start_with_a_damaged_key_file(tmp_path: Path, workers: int, lines: str) -> None:
     file = tmp_path / "keys.jsonl"
     file.write_text(lines)
-    code, error = test_server.fails_to_start(tmp_path, api_keys_file=file, workers=workers)
+    code, error = fails_to_start(tmp_path, api_keys_file=file, workers=workers)
     assert code == 4
     assert f"error: {file}, line {lines.count(chr(10))}: " in error
     assert KEY not in error
@@ -92,7 +91,7 @@ def test_no_start_with_a_key_of_another_certificate(
     tmp_path: Path, certificate: dict[str, Path], authority: Issued
 ) -> None:
     other = issue("elsewhere", authority).write(tmp_path)[1]
-    code, error = test_server.fails_to_start(tmp_path, **{**certificate, "ssl_keyfile": other})
+    code, error = fails_to_start(tmp_path, **{**certificate, "ssl_keyfile": other})
     assert code == 4
     assert "the key is not that of the certificate" in error
 
@@ -104,7 +103,7 @@ def test_open_to_the_network_when_told(tmp_path: Path) -> None:
 
 
 def test_line_to_try_trusts_the_station_s_certificate(tmp_path: Path, certificate: dict[str, Path]) -> None:
-    with test_server.started(tmp_path, **certificate) as server:
+    with one_process(tmp_path, **certificate) as server:
         command = server.banner[2].partition("curl")[2]
         reply = subprocess.run(f"curl {command}", shell=True, capture_output=True, check=True, timeout=60)
         assert orjson.loads(reply.stdout)["verdict"] == "fail"
@@ -131,7 +130,7 @@ def test_https_with_keys_and_client_certificates(
 
 
 def test_line_to_try_shows_a_key(tmp_path: Path, key_file: Path) -> None:
-    with test_server.started(tmp_path, api_keys_file=key_file) as server:
+    with one_process(tmp_path, api_keys_file=key_file) as server:
         curl = server.banner[2].split("curl", 1)[1]
         environment = {**os.environ, "ATSNET_API_KEY": KEY}
         reply = subprocess.run(f"curl {curl}", shell=True, env=environment, capture_output=True, check=True, timeout=60)
@@ -139,7 +138,7 @@ def test_line_to_try_shows_a_key(tmp_path: Path, key_file: Path) -> None:
 
 
 def test_every_worker_takes_up_changed_keys(tmp_path: Path, key_file: Path) -> None:
-    with test_processes.started(tmp_path, api_keys_file=key_file) as service:
+    with several_processes(tmp_path, api_keys_file=key_file) as service:
         another, line = new_key("press-4", "line", now=datetime.now(UTC))
         add(key_file, line)
         wait_until(lambda: all(post(service.url, another) == 200 for _ in range(20)))
@@ -149,7 +148,7 @@ def test_every_worker_takes_up_changed_keys(tmp_path: Path, key_file: Path) -> N
 
 
 def test_worker_waits_for_the_key_file_to_be_mended(tmp_path: Path, key_file: Path) -> None:
-    with test_processes.started(tmp_path, api_keys_file=key_file) as service:
+    with several_processes(tmp_path, api_keys_file=key_file) as service:
         good = key_file.read_text()
         key_file.write_text("nonsense")
         service.signal("worker-0", signal.SIGKILL)
@@ -176,10 +175,9 @@ def test_no_key_is_in_any_log(tmp_path: Path, key_file: Path, workers: int, log_
     assert LINE.hash not in log
 
 
-def test_slow_client_is_closed_and_others_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_client_is_closed_and_others_are_served(tmp_path: Path) -> None:
     impatient = "import functools, service.server as s; s.Patience = functools.partial(s.Patience, head_s=0.2)\n"
-    monkeypatch.setattr(test_server, "PROGRAM", impatient + test_server.PROGRAM)
-    with test_server.started(tmp_path) as server:
+    with one_process(tmp_path, before=impatient) as server:
         address = (server.http.base_url.host, server.http.base_url.port or 0)
         with socket.create_connection(address, timeout=30) as slow:
             slow.sendall(b"POST /v1/inspections HTTP/1.1\r\nHost: ")
@@ -190,7 +188,7 @@ def test_slow_client_is_closed_and_others_are_served(tmp_path: Path, monkeypatch
 
 
 def test_opencv_has_the_limit_in_every_process(tmp_path: Path) -> None:
-    with test_processes.started(tmp_path, max_pixels=10_000_000) as service:
+    with several_processes(tmp_path, max_pixels=10_000_000) as service:
         for name in ("engine", "worker-0", "worker-1"):
             environment = Path(f"/proc/{service.pid(name)}/environ").read_text().split("\0")
             assert f"{VARIABLE}=10000000" in environment
