@@ -18,7 +18,7 @@ from service.front import Front
 from service.negotiation import result_line, wants_line
 from service.problems import DEADLINE_PASSED, KEY_REUSED, NOT_READY, OVERLOADED, WRONG_FIELD, Problem, unexpected
 from service.records.database import RecordError
-from service.refusals import as_problem
+from service.refusals import as_problem, late
 from service.reply import Reply
 from service.routes.attempt import Attempt, attempt
 from service.routes.station import station_of
@@ -98,7 +98,10 @@ async def _check_count(station: Front, submissions: Sequence[Submission]) -> Non
         if count != len(submissions)
     ]
     try:
-        earlier = await station.equipment.records.find_any(others)
+        async with asyncio.timeout_at(submissions[0].deadline):
+            earlier = await station.equipment.records.find_any(others)
+    except TimeoutError:
+        raise late(submissions[0]) from None
     except RecordError as error:
         raise as_problem(error) from error
     if earlier is not None:

@@ -1,5 +1,6 @@
 """The faces of one grain in one request, in both forms of the service."""
 
+import asyncio
 import csv
 import http.client
 import io
@@ -229,6 +230,15 @@ def test_deadline_that_has_passed_on_arrival_is_that_of_every_face(line: Line, r
     response = post(line, [GOOD, GOOD], {"deadline_ms": "0"})
     assert (response.status_code, [face["code"] for face in response.json()["faces"]]) == (200, [41, 41])
     assert len(runtime.batches) == computed
+
+
+def test_records_that_do_not_answer_do_not_outlast_the_deadline(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(line.front.equipment.records, "find_any", never)
+    response = post(line, [GOOD, GOOD], {**PART, "deadline_ms": "100"})
+    assert (response.status_code, response.json()["code"], response.json()["result"]) == (504, 41, 0)
 
 
 def test_body_that_does_not_come_misses_the_deadline(line: Line) -> None:
