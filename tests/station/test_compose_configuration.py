@@ -6,7 +6,7 @@ import pytest
 from docker_engine import Docker
 from station_images import REPOSITORY
 
-pytestmark = pytest.mark.station
+pytestmark = [pytest.mark.station, pytest.mark.timeout(900)]
 
 OVERRIDES = sorted(path.name for path in (REPOSITORY / "docker").glob("compose.*.yml"))
 

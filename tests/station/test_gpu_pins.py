@@ -10,7 +10,7 @@ import pytest
 from debian_packages import Debian, run
 from station_images import CACHE, REPOSITORY
 
-pytestmark = pytest.mark.station
+pytestmark = [pytest.mark.station, pytest.mark.timeout(900)]
 
 UBUNTU_PYTHON = "3.12"
 """Of Ubuntu 24.04, which the base image is."""
