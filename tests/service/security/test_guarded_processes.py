@@ -171,7 +171,7 @@ def test_no_key_is_in_any_log(tmp_path: Path, key_file: Path, workers: int, log_
         assert as_query.status_code == 403
     log = (tmp_path / "log").read_text()
     assert log.count("refused") >= 2
-    assert KEY.rpartition("_")[2][:20] not in log
+    assert KEY.split("_", 2)[2][:20] not in log  # the secret itself may have such a character
     assert LINE.hash not in log
 
 
