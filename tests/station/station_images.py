@@ -32,6 +32,8 @@ def make_base(docker: Docker, debian: Debian, scratch: Path) -> str:
     archive = scratch / "root.tar"
     run("tar", "--directory", root, "--create", "--file", archive, ".")
     docker("import", archive, BASE)
+    archive.unlink()
+    shutil.rmtree(root)
     return BASE
 
 
