@@ -1,6 +1,6 @@
 """How often the alert RejectRateJump is wrong, and how soon it is right, by simulation.
 
-    python benchmarks/reject_alert_study.py
+    python -m benchmarks.reject_alert_study
 
 Parts come at random at a steady rate, and are rejected at random; the rules of `docker/prometheus/rules` are evaluated
 every 15 s as Prometheus does.
@@ -11,6 +11,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
+from benchmarks.program import run_program
 
 _STEP_S: Final = 15
 _HOUR: Final = 3600 // _STEP_S
@@ -63,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)
