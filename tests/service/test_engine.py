@@ -17,7 +17,7 @@ from sqlalchemy import select
 from service.engine.channel import socket_pair
 from service.engine.host import DecodedByWorkers, Host
 from service.engine.messages import decode_problem, encode_problem, encode_request
-from service.engine.remote import RemoteCounts
+from service.engine.remote_counts import RemoteCounts
 from service.engine.session import EngineLostError, Session
 from service.fields import Fields
 from service.picture import measure
