@@ -22,7 +22,9 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends postgresql-15 \
     && rm -rf /var/lib/apt/lists/* \
     && install --directory --owner postgres --group postgres /var/lib/postgresql/data
+# hadolint ignore=DL3022
 COPY --from=scripts postgres.sh /usr/local/bin/postgres.sh
 ENV PATH=/usr/lib/postgresql/15/bin:$PATH PGDATA=/var/lib/postgresql/data
+# hadolint ignore=DL3066
 USER postgres
 ENTRYPOINT ["sh", "/usr/local/bin/postgres.sh"]
