@@ -14,6 +14,8 @@ from debian_packages import Debian, MissingError, run
 
 PACKAGES = ("docker.io", "docker-cli", "docker-buildx", "docker-compose", "containerd")
 PATIENCE_S = 60
+ROOM_BYTES = 10e9
+"""That images and what was built on the way take."""
 
 
 class Docker:
@@ -51,6 +53,9 @@ def docker_engine(cache: Path) -> Iterator[Docker]:
         yield running
         return
     debian = Debian(cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    if not (cache / "docker").exists() and shutil.disk_usage(cache).free < ROOM_BYTES:
+        raise MissingError(f"{cache} needs {ROOM_BYTES / 1e9:.0f} GB of free disk for the images that are built there")
     debian.install("iptables", "runc")
     programs = cache / "engine"
     debian.unpack(PACKAGES, programs)
