@@ -9,7 +9,8 @@ from station_files import DOCKER, REPOSITORY, read_compose
 
 PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+(\.\d+)?[\w.-]*")
 SERVICES = (
-    "setup", "inspection", "keys", "simulated-line", "training", "prometheus", "alertmanager", "grafana", "dcgm-exporter", "postgres",
+    "setup", "inspection", "keys", "simulated-line", "training",
+    "prometheus", "alertmanager", "grafana", "dcgm-exporter", "postgres",
 )  # fmt: skip
 ONCE = ("setup", "keys", "simulated-line", "training")
 """Those that end by themselves."""
