@@ -31,6 +31,8 @@ _SCORE_BUCKETS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 
 _MAX_STATIONS: Final = 64
 OTHER_STATIONS: Final = "other"
 _VERDICTS: Final = ("pass", "review", "fail")
+_COUNTED_FROM_ZERO: Final = (*_VERDICTS, "failed", "deadline-passed", "overloaded", "not-ready")
+"""Outcomes whose first occurrence is to be seen as a rise: Prometheus sees none where a series begins."""
 
 # Another series for every one, with the time it began: nobody asks for it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -266,8 +268,12 @@ class Metrics:
 
     def _label(self, station: str | None) -> str:
         label = station or ""
+        if label in self._stations:
+            return label
+        if len(self._stations) >= _MAX_STATIONS:
+            label = OTHER_STATIONS
         if label not in self._stations:
-            if len(self._stations) == _MAX_STATIONS:
-                return OTHER_STATIONS
             self._stations.add(label)
+            for outcome in _COUNTED_FROM_ZERO:
+                self._requests.labels(label, outcome)
         return label

@@ -55,9 +55,15 @@ def test_clients_cannot_make_labels_without_end() -> None:
         metrics.request(f"s{n}", "pass")
     metrics.request("s0", "pass")
     text = metrics.exposition().data.decode()
-    assert text.count("inspect_requests_total{") == 65
+    assert len(set(re.findall(r'inspect_requests_total{.*station="(.*?)"', text))) == 65
     assert 'inspect_requests_total{outcome="pass",station="other"} 936.0' in text
     assert 'inspect_requests_total{outcome="pass",station="s0"} 2.0' in text
+
+
+def test_the_first_failure_of_a_station_is_a_rise() -> None:
+    metrics = Metrics()
+    metrics.request("s1", "pass")
+    assert 'inspect_requests_total{outcome="failed",station="s1"} 0.0' in metrics.exposition().data.decode()
 
 
 @pytest.mark.parametrize("name", ["x" * 129, "a\x1b[31m"])
