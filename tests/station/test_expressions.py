@@ -3,10 +3,12 @@
 import logging
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import cv2
 import httpx
 import pytest
-from atsnet_dashboards import expressions
+from atsnet_dashboards import expressions, picture
 from debian_packages import NEWER, RELEASE
 from running_station import eventually
 from watched_line import RECIPE, WatchedLine, shortened, watched_line
@@ -55,6 +57,19 @@ def test_a_reject_among_the_scores_leads_to_its_record(line: WatchedLine, releas
         record = httpx.get(f"{line.service}/v1/inspections/{example['labels']['inspection_id']}").json()
         assert record["verdict"] == example["labels"]["verdict"] != "pass"
         assert record["score"] == pytest.approx(float(example["value"]), abs=1e-4)
+
+
+def test_the_dashboards_can_be_drawn(
+    line: WatchedLine, empty: dict[str, set[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not any(empty.values())
+    words = ["--prometheus", line.prometheus[NEWER].url, "--minutes", "2", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["picture", *words])
+    picture.main()
+    for name in ("dashboard-line.png", "dashboard-station.png"):
+        drawn = cv2.imread(str(tmp_path / name))
+        assert drawn is not None
+        assert drawn.std() > 5
 
 
 @pytest.mark.parametrize("release", [RELEASE, NEWER])

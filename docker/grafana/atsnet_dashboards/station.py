@@ -297,8 +297,8 @@ def _storage(made: dashboards.Dashboard) -> None:
             "A minute, by reason; 1 for the time in which keeping is paused since the disk is full or fails.",
             "short",
             query("60 * sum by (reason) (rate(inspect_archive_dropped_total[$__rate_interval]))", "{{reason}}"),
-            query("max(inspect_archive_paused)", "paused"),
-            colors={"paused": BAD, "no_room": NEUTRAL},
+            query("max(inspect_archive_paused)", "keeping is paused"),
+            colors={"keeping": BAD, "no_room": NEUTRAL},
             span=8,
         )
     )
