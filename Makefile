@@ -21,7 +21,7 @@ run: .venv/runtime-installed  ## Start the service with the committed bundle; HO
 demo: .venv/runtime-installed  ## Start the service and a simulated line of two stations; Ctrl-C ends both
 	@exec $(BIN)/atsnet simulate-line --serve $(DEMO_VAR) --url http://$(HOST):$(PORT) --stations 2 --burst 4 $(LINE)
 
-# A process for each of up to four processors, with all tests of a file in one of them: four take 5 GB.
+# A process for each of up to four processors, with all tests of a file in one of them.
 test: .venv/tests-installed  ## Run every test that needs no GPU and no PostgreSQL
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
