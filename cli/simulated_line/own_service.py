@@ -14,6 +14,7 @@ from service.client import ServiceError
 _COMMAND: Final = (sys.executable, "-c", "from cli.main import main; main()", "serve", "--log-format", "json")
 _LAST_WORDS: Final = 2000
 _DRAIN_S: Final = 120
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
@@ -32,7 +33,8 @@ def serving(url: str, var: Path) -> Iterator[None]:
     where = ("--host", address.hostname, "--port", str(address.port or 80), "--var", str(var))
     var.mkdir(parents=True, exist_ok=True)
     path = var / "serve.log"
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    told: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: told.append(number)) for number in _ENDING}
     with path.open("wb") as log:
         process = subprocess.Popen(
             [*_COMMAND, *where], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True
@@ -40,13 +42,18 @@ def serving(url: str, var: Path) -> Iterator[None]:
     with process:
         assert process.stdout is not None
         try:
+            for number in _ENDING:
+                signal.signal(number, signal.default_int_handler)
+            if told:  # while the process began: raised earlier, it would have left that behind
+                raise KeyboardInterrupt
             if not process.stdout.readline():  # it says where it listens once it does
                 last = path.read_bytes()[-_LAST_WORDS:].decode(errors="replace").strip()
                 raise ServiceError(f"the service ended with {process.wait()}; the end of {path}:\n{last}")
             yield
         finally:
             _end(process)
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
