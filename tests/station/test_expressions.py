@@ -82,7 +82,7 @@ def test_a_version_that_takes_over_is_marked(line: WatchedLine, release: str) ->
 
 
 def test_alerts_arrive(line: WatchedLine) -> None:
-    expected = {"CpuFallback", "DeadlineMissed", "GpuError", "InspectionsFailed", "Overloaded", "WorkerRestarts"}
+    expected = {"CpuFallback", "DeadlineMissed", "GpuError", "Overloaded", "WorkerRestarts"}
     assert eventually(lambda: expected <= line.alerts.keys()), line.alerts.keys()
     log.info("Alertmanager received %s", ", ".join(sorted(line.alerts)))
     fallback = line.alerts["CpuFallback"]

@@ -1,7 +1,6 @@
 """What a Prometheus says about a stretch of time, as a picture needs it."""
 
 import re
-import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -23,13 +22,14 @@ class History:
     """A Prometheus, and the time that is drawn.
 
     Args:
-        url: Of the Prometheus.
-        minutes: How long, until now.
+        client: Of the Prometheus, with its address.
+        minutes: How long.
+        until: When it ends.
     """
 
-    def __init__(self, url: str, minutes: float) -> None:
-        self._client = httpx.Client(base_url=url, timeout=60)
-        self._end = time.time()
+    def __init__(self, client: httpx.Client, minutes: float, until: datetime) -> None:
+        self._client = client
+        self._end = until.timestamp()
         self._begin = self._end - 60 * minutes
         self._step = max(5, round((self._end - self._begin) / _POINTS))
 

@@ -8,12 +8,12 @@ A picture is not Grafana's: the panels' own expressions are asked, and their dat
 import argparse
 import math
 import re
-import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ _STYLE: Final[Any] = {
 }
 
 
-def formatted(value: float, unit: str) -> str:
+def formatted(value: float, unit: str, now: float = 0.0) -> str:
     """A figure with its unit, as Grafana shows it."""
     if math.isnan(value):
         return "none"
@@ -54,7 +54,7 @@ def formatted(value: float, unit: str) -> str:
             scale = min(4, int(math.log(max(value, 1), 1024)))
             return f"{value / 1024**scale:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[scale]}"
         case "dateTimeFromNow":
-            return f"{_duration(time.time() - value / 1000)} ago"
+            return f"{_duration(now - value / 1000)} ago"
         case "dateTimeAsLocal":
             return f"{datetime.fromtimestamp(value / 1000):%F %T}"
         case _:
@@ -132,7 +132,7 @@ def _panel(
     elif panel["type"] == "stat":
         _figure(card, panel, data, unit)
     elif panel["type"] == "table":
-        _table(card, panel, data)
+        _table(card, panel, data, history.span[1])
     else:
         inner = (x + 0.048, y + 0.56 * inch, wide - 0.06, high - 0.56 * inch - heading * 1.7)
         axes = figure.add_axes(inner)
@@ -162,7 +162,7 @@ def _figure(card: Axes, panel: dict[str, Any], data: Sequence[tuple[dict[str, st
     card.text(0.5, 0.42, text, ha="center", va="center", size=17, weight="bold", color=_COLORS.get(color, _INK))
 
 
-def _table(card: Axes, panel: dict[str, Any], data: Sequence[tuple[dict[str, str], float]]) -> None:
+def _table(card: Axes, panel: dict[str, Any], data: Sequence[tuple[dict[str, str], float]], now: float) -> None:
     shown = panel["transformations"][0]["options"]["renameByName"]
     units = [one["properties"][0]["value"] for one in panel["fieldConfig"].get("overrides", [])]
     size = 8 if len(shown) < 4 else 7
@@ -172,7 +172,7 @@ def _table(card: Axes, panel: dict[str, Any], data: Sequence[tuple[dict[str, str
         left = 0.03 + column * 0.97 / len(shown)
         card.text(left, 0.78, shown[label], color=_FAINT, size=size, va="center")
         for line, (labels, value) in enumerate(order):
-            text = formatted(value, units[0]) if label == "Value" else labels.get(label, "")
+            text = formatted(value, units[0], now) if label == "Value" else labels.get(label, "")
             card.text(left, 0.66 - 0.11 * line, text, size=size, va="center")
 
 
@@ -246,11 +246,14 @@ def main() -> None:
     """Draw every dashboard."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prometheus", default="http://127.0.0.1:9090", help="where Prometheus listens")
-    parser.add_argument("--minutes", type=float, default=15, help="how much is drawn, until now")
+    parser.add_argument("--minutes", type=float, default=15, help="how much is drawn")
+    parser.add_argument(
+        "--until", type=datetime.fromisoformat, default=datetime.now(), help="where it ends; by default now"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder of the pictures")
     options = parser.parse_args()
-    history = History(options.prometheus, options.minutes)
-    with mpl.rc_context(_STYLE):
+    with httpx.Client(base_url=options.prometheus, timeout=60) as client, mpl.rc_context(_STYLE):
+        history = History(client, options.minutes, options.until)
         for title, dashboard in load_dashboards().items():
             file = options.out / f"dashboard-{title.lower()}.png"
             draw(dashboard, history).savefig(file, dpi=110)
