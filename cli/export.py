@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from model_export.bundle import Bundle, Precision
 
 EXAMPLES = """Examples:
-  atsnet export runs/grains data/grains --name tec-grain-demo --version 1 --product tec-grain
+  atsnet export runs/grains data/grains --name my-grain --version 1 --product my-grain
   atsnet export runs/grains data/grains --name my-grain --version 2 --product my-grain \\
     --precision fp32,fp16,int8 --triton models/"""
 
