@@ -26,6 +26,7 @@ EXAMPLES = """Examples:
 class RoleChoice(StrEnum):
     """Each may do what those before it may."""
 
+    MONITOR = "monitor"
     LINE = "line"
     OPERATOR = "operator"
     ENGINEER = "engineer"
@@ -38,7 +39,7 @@ File = Annotated[
 
 def new(
     name: Annotated[str, typer.Option(metavar="NAME", help="Who it is for; several keys may have one name.")],
-    role: Annotated[RoleChoice, typer.Option(help="What it may do: inspect, see and review too, or everything.")],
+    role: Annotated[RoleChoice, typer.Option(help="What it may do: read the metrics, inspect too, see and review too, or everything.")],
     expires: Annotated[
         str | None,
         typer.Option(metavar="DATE|DAYSd", help="Last day (UTC), such as 2027-12-31, or days from now: 90d."),

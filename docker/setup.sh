@@ -13,7 +13,7 @@ keep() { # FILE MODE, content from standard input; whole or not at all
 
 cd "${1:-/run/station}"
 if [ ! -s prometheus/key ]; then
-	key=$(atsnet keys new --name prometheus --role line --file keys/keys.jsonl)
+	key=$(atsnet keys new --name prometheus --role monitor --file keys/keys.jsonl)
 	echo "$key" | keep prometheus/key 444
 	echo "made a key with which Prometheus reads the metrics"
 fi

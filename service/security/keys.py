@@ -45,7 +45,7 @@ class KeyLine(BaseModel):
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-    role: Literal["line", "operator", "engineer"]
+    role: Literal["monitor", "line", "operator", "engineer"]
     hash: Annotated[str, Field(pattern=r"^blake2b\$[0-9a-f]{32}\$[0-9a-f]{64}$")]
     created: AwareDatetime
     expires: AwareDatetime | None = None

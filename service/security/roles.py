@@ -9,9 +9,10 @@ class Role(IntEnum):
     """Each may do what those before it may; `anyone` is who has no key."""
 
     ANYONE = 0
-    LINE = 1
-    OPERATOR = 2
-    ENGINEER = 3
+    MONITOR = 1
+    LINE = 2
+    OPERATOR = 3
+    ENGINEER = 4
 
     @property
     def word(self) -> str:
@@ -31,6 +32,8 @@ ACCESS: Final = MappingProxyType(
         "GET /docs/oauth2-redirect": Role.ANYONE,
         "GET /openapi.json": Role.ANYONE,
         "GET /static-offline-docs/{file}": Role.ANYONE,
+        # Prometheus counts, and can neither inspect nor read what was.
+        "GET /metrics": Role.MONITOR,
         # A controller inspects and reads back what it inspected, whose ids it was told. It lists nothing.
         "POST /v1/inspections": Role.LINE,
         "POST /v1/inspections:batch": Role.LINE,
@@ -38,7 +41,6 @@ ACCESS: Final = MappingProxyType(
         "GET /v1/inspections/{id}/image": Role.LINE,
         "GET /v1/inspections/{id}/heatmap.png": Role.LINE,
         "GET /v1/inspections/{id}/overlay.png": Role.LINE,
-        "GET /metrics": Role.LINE,
         "GET /v2": Role.LINE,
         "GET /v2/health/live": Role.LINE,
         "GET /v2/health/ready": Role.LINE,

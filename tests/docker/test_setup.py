@@ -42,7 +42,7 @@ def test_every_reader_gets_its_own(secrets: Path) -> None:
     assert all(len(made[name].strip()) >= 32 for name in ("grafana/admin-password", "postgres/password"))
     assert stat.S_IMODE((secrets / "keys/pgpass").stat().st_mode) == 0o600  # or libpq does not read it
     identity = KeySource(secrets / "keys/keys.jsonl", None).ring().find(made["prometheus/key"].strip().encode(), 0)
-    assert (identity.name, identity.role.word) == ("prometheus", "line")
+    assert (identity.name, identity.role.word) == ("prometheus", "monitor")
 
 
 def test_secrets_are_not_said(secrets: Path) -> None:

@@ -110,7 +110,7 @@ LINE = made()[1].model_dump(mode="json", exclude_none=True)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"role": "admin"}, "role: Input should be 'line', 'operator' or 'engineer'"),
+        ({"role": "admin"}, "role: Input should be 'monitor', 'line', 'operator' or 'engineer'"),
         ({"role": "anyone"}, "role: Input should be"),
         ({"name": "Press 3"}, "name: "),
         ({"name": "a\n"}, "name: "),
