@@ -39,7 +39,10 @@ File = Annotated[
 
 def new(
     name: Annotated[str, typer.Option(metavar="NAME", help="Who it is for; several keys may have one name.")],
-    role: Annotated[RoleChoice, typer.Option(help="What it may do: read the metrics, inspect too, see and review too, or everything.")],
+    role: Annotated[
+        RoleChoice,
+        typer.Option(help="What it may do: read metrics, inspect too, see and review too, or everything."),
+    ],
     expires: Annotated[
         str | None,
         typer.Option(metavar="DATE|DAYSd", help="Last day (UTC), such as 2027-12-31, or days from now: 90d."),
