@@ -95,7 +95,7 @@ def export(
     bundle = exported.bundle
     golden = bundle.manifest.golden_samples
     if not any(sample.verdict == "fail" for sample in golden):
-        warn("no golden sample fails, so the self-test at a station does not see a defect: give defective test images")
+        warn("no golden sample fails, so a station's self-test sees no defect: give test images that fail")
     made = {"bundle": bundle.path}
     with _published_already(bundle, triton, engines if tensorrt else None, data):
         made |= put_in_place(bundle, triton, cache, parity_gate(chosen))
