@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from atsnet.limits import DEFAULT_MAX_PIXELS
+from atsnet.limits import DEFAULT_MAX_PIXELS, MAX_SIDE
 
 UInt8Array = NDArray[np.uint8]
 Float32Array = NDArray[np.float32]
@@ -64,10 +64,10 @@ class Roi(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    x: int = Field(ge=0)
-    y: int = Field(ge=0)
-    width: int = Field(gt=0)
-    height: int = Field(gt=0)
+    x: int = Field(ge=0, le=MAX_SIDE)
+    y: int = Field(ge=0, le=MAX_SIDE)
+    width: int = Field(gt=0, le=MAX_SIDE)
+    height: int = Field(gt=0, le=MAX_SIDE)
 
 
 class InputGeometry(BaseModel):

@@ -3,3 +3,5 @@
 from typing import Final
 
 DEFAULT_MAX_PIXELS: Final = 40_000_000
+MAX_SIDE: Final = 100_000
+"""No image, and no part of one, is said to be wider or higher, in pixels."""

@@ -8,6 +8,7 @@ from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from atsnet.imaging import RawFormat
+from atsnet.limits import MAX_SIDE
 from service.picture import RawLayout
 from service.problems import WRONG_FIELD, Problem
 
@@ -42,8 +43,8 @@ class Fields(BaseModel):
         default=None, ge=0, le=600_000, description="From arrival; what comes later is not evaluated (code 41)."
     )
     heatmap: HeatmapKind = Field(default="none", description="Picture to add to the reply, base64 PNG.")
-    width: int | None = Field(default=None, ge=1, le=100_000, description="Bare pixels only: width of the image.")
-    height: int | None = Field(default=None, ge=1, le=100_000, description="Bare pixels only: height of the image.")
+    width: int | None = Field(default=None, ge=1, le=MAX_SIDE, description="Bare pixels only: width of the image.")
+    height: int | None = Field(default=None, ge=1, le=MAX_SIDE, description="Bare pixels only: height of the image.")
     format: RawFormat | None = Field(default=None, description="Bare pixels only: what the bytes are.")
     idempotency_key: Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_printable)] | None = Field(
         default=None, description="Header `Idempotency-Key` only: makes retries the same request."

@@ -67,8 +67,8 @@ def serve(settings: Settings, runtime: "Runtime | None" = None, *, engine_runtim
     try:
         listener = bind(settings.host, settings.port)
     except OSError as error:
-        taken = f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
-        print(f"error: {taken}; stop what uses it, or choose another port (ATSNET_PORT)", file=sys.stderr)  # noqa: T201
+        taken = f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; stop what uses it"
+        print(f"error: {taken}, or choose another port (--port, ATSNET_PORT; PORT= of make)", file=sys.stderr)  # noqa: T201
         return ExitCode.ADDRESS_TAKEN
 
     def announce(sample: Path | None) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from atsnet.imaging import Roi
+from atsnet.limits import MAX_SIDE
 from atsnet.quality import Gates
 from model_export.bundle import NAME_PATTERN
 from service.moments import ISO_8601
@@ -31,8 +32,10 @@ class RecipeDraft(_Request):
     review_from: Score | None = Field(
         default=None, description="Calibrated score from which a part is for a person to review; null for none."
     )
-    min_side: int = Field(default=32, ge=1, description="Least width and height of an image, in pixels.")
-    max_side: int | None = Field(default=None, ge=1, description="Most width and height of an image, in pixels.")
+    min_side: int = Field(default=32, ge=1, le=MAX_SIDE, description="Least width and height of an image, in pixels.")
+    max_side: int | None = Field(
+        default=None, ge=1, le=MAX_SIDE, description="Most width and height of an image, in pixels."
+    )
     gates: Gates = Field(default=Gates(), description="What the inspected part of an image must be like.")
     heatmap: HeatmapStyle = Field(default=HeatmapStyle(), description="How pictures of the anomaly map look.")
 

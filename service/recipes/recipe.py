@@ -5,6 +5,7 @@ from typing import Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atsnet.imaging import Roi
+from atsnet.limits import MAX_SIDE
 from atsnet.quality import Gates
 from model_export.bundle import NAME_PATTERN, Manifest
 
@@ -42,9 +43,9 @@ class Recipe(BaseModel):
     """Calibrated score above which a part fails; 1.0 is the shipped threshold."""
     review_from: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Calibrated score from which a part that does not fail is for a person to review; none by default."""
-    min_side: int = Field(default=32, ge=1)
+    min_side: int = Field(default=32, ge=1, le=MAX_SIDE)
     """Size gate: least width and height of an image, in pixels."""
-    max_side: int | None = Field(default=None, ge=1)
+    max_side: int | None = Field(default=None, ge=1, le=MAX_SIDE)
     """Size gate: most width and height of an image, in pixels; no limit by default."""
     gates: Gates = Gates()
     """What the inspected part of an image must be like: brightness, contrast, sharpness and exposure."""

@@ -107,6 +107,8 @@ def test_products_have_recipes_of_their_own(line: Line) -> None:
         ({"gates": {"brightness": {"min": 9, "max": 1}}}, "gates.brightness"),
         ({"threshold": 0.5, "review_from": 0.7}, "recipe"),
         ({"min_side": 10, "max_side": 5}, "recipe"),
+        ({"max_side": 10**23}, "max_side"),
+        ({"roi": {"x": 0, "y": 0, "width": 10**23, "height": 1}}, "roi.width"),
         ({"roi": {"x": -1, "y": 0, "width": 1, "height": 1}}, "roi.x"),
     ],
 )
