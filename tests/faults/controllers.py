@@ -34,6 +34,8 @@ class Controllers:
         self._station = station
         self._images = station.samples
         self._enough = threading.Event()
+        self._hopeless = False
+        """Whether nobody waits for verdicts any more."""
         self._threads = [
             threading.Thread(target=self._work, args=[f"s{number}", random.Random(f"{seed} {number}")])
             for number in range(count)
@@ -44,7 +46,8 @@ class Controllers:
             thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        self._hopeless = failure is not None
         self._enough.set()
         for thread in self._threads:
             thread.join()
@@ -67,7 +70,7 @@ class Controllers:
             image = chance.choice(self._images)
             began = time.monotonic()
             wanted = 2 if chance.random() < 0.2 else 1
-            while len(self.answers[name, trigger]) < wanted:
+            while len(self.answers[name, trigger]) < wanted and not self._hopeless:
                 if connection is None:
                     connection = http.client.HTTPConnection("127.0.0.1", self._station.port)
                 hasty = chance.random() < 0.1

@@ -91,16 +91,23 @@ class Station:
         return self._process
 
     def start(self) -> None:
-        """Start it and wait until it is ready; again and again where another one still holds the port."""
+        """Start it and wait until it is ready; again and again where another one still holds the port.
+
+        That one may still say that it is ready: what counts is that the one started here says where it listens.
+        """
         patience = Patience(START_S)
+        before = self._announcements()
         process = self.launch()
-        while not self.ready():
+        while self._announcements() == before or not self.ready():
             patience.check(self.tail)
             if process.poll() is not None:
                 assert process.returncode == 6, f"exit code {process.returncode}: {self.tail()}"
                 process = self.launch()
             time.sleep(0.02)
         self._everyone |= self.pids()
+
+    def _announcements(self) -> int:
+        return self.log.read_bytes().count(b"ATS-Net inspects at") if self.log.exists() else 0
 
     @property
     def pid(self) -> int:
